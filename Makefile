@@ -1,0 +1,45 @@
+# The whole tool chain. Every target works on a machine that has only Debian 12, Python 3.11 and make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTEST ?= $(BIN)/python -m pytest
+
+.PHONY: setup demo test slow check format bench wheel-test clean
+.DELETE_ON_ERROR:
+
+setup: $(VENV)/.ready  ## the environment with everything the project needs
+
+$(VENV)/.ready: setup.cfg pyproject.toml tools/setup.sh
+	@tools/setup.sh "$(PYTHON)" "$(VENV)"
+
+demo: $(VENV)/.ready  ## the main job on real DICOM, in .demo/, nothing left running
+	@tools/debian-packages.sh rsync
+	@$(BIN)/python -m lading.demo --root .demo
+
+test: $(VENV)/.ready  ## the default suite, with real servers on loopback
+	@tools/debian-packages.sh rsync openssh-server openssh-client openssl
+	$(PYTEST) -m "not slow"
+
+slow: $(VENV)/.ready  ## what the default suite leaves out: crash storms, files over 4 GiB
+	@tools/debian-packages.sh rsync openssh-server openssh-client openssl
+	$(PYTEST) -m slow
+
+check: $(VENV)/.ready  ## style, types, and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.ready  ## side by side against what a user would pick instead; docs in bench/README.md
+	@tools/debian-packages.sh rsync
+	$(BIN)/python bench/run_all.py
+
+wheel-test: $(VENV)/.ready  ## the acceptance tests against the built wheel, with the source tree out of the way
+	@tools/wheel-test.sh "$(PYTHON)" "$(BIN)"
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
