@@ -1,0 +1,3 @@
+"""Lading carries imaging data from the instrument to OMERO and XNAT, and proves that it arrived."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The agent on the instrument: the outbox and the loop."""

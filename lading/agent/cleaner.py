@@ -1,0 +1,234 @@
+"""Removes a source, once its grace period is over: only against a receipt for every file, and only what the receipt is about."""
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from lading.agent.edge import foreseen
+from lading.agent.locks import held
+from lading.agent.outbox import Outbox, Outgoing
+from lading.agent.parts import AgentParts
+from lading.delivery import DeliveryId, Receipt, Stage
+from lading.errors import AccessDenied, EngineError, LadingError, NotVerified, SourceChanged, Unreachable
+from lading.findings import error as error_finding
+from lading.listing.below import Below
+from lading.listing.entries import Entry
+from lading.listing.hashing import rehash
+from lading.listing.reading import Verdict
+from lading.manifest import Manifest, unchanged
+from lading.seal import read_seal
+from lading.staging.receipts import receipt_json
+
+log = structlog.get_logger()
+
+_ASK_AGAIN_S = 300.0
+_SAMPLE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What cleaning would remove now below `root`: so many files and bytes, `paths` naming up to 1,000 of them.
+
+    `kept` says why nothing at all would be removed, or "".
+    """
+
+    delivery: DeliveryId
+    root: Path
+    files: int
+    bytes: int
+    paths: tuple[str, ...]
+    kept: str = ""
+
+
+def clean(outbox: Outbox, parts: AgentParts, delivery: DeliveryId, *, asked: bool = False) -> bool:
+    """Remove the source of a delivery whose grace period is over. False when it is not its time or something speaks against it.
+
+    What speaks against it is recorded: HELD until a person decides. May be called again after any crash and then goes on.
+    `asked`: a person wants it now, whatever the settings say about cleaning and grace; the proofs stay the same.
+    """
+    with held(outbox.lock(delivery)) as ours:
+        item = outbox.get(delivery) if ours else None
+        if item is None or not _is_due(item, outbox.clock(), asked=asked):
+            return False
+        try:
+            with foreseen(f"cleaning {item.root}", next_command=f"lading retry {delivery}"):
+                _clean(outbox, parts, item)
+        except EngineError:
+            raise
+        except LadingError as exc:
+            _keep(outbox, item, exc)
+            return False
+        return True
+
+
+def rehearse(outbox: Outbox, parts: AgentParts, delivery: DeliveryId) -> Removal:
+    """What `clean` would do if the grace period were over now. Reads every file; removes and records nothing."""
+    item = outbox.get(delivery)
+    paths: list[str] = []
+    files = total = 0
+    try:
+        if item.stage not in (Stage.VERIFIED, Stage.CLEANABLE):
+            raise NotVerified(f"{delivery} is {item.stage}; only what is VERIFIED can be cleaned")
+        _proof(parts, item)
+        for entry in _still_as_listed(item, _manifest(outbox, item)):
+            files += 1
+            total += entry.size
+            if files <= _SAMPLE:
+                paths.append(entry.path)
+    except LadingError as exc:
+        return Removal(delivery, item.root, 0, 0, (), kept=exc.message)
+    return Removal(delivery, item.root, files, total, tuple(paths))
+
+
+def undo_list(outbox: Outbox, delivery: DeliveryId) -> Path:
+    """Where the list of what was removed is kept: a line with the receipt, then one line per file. JSON lines."""
+    return outbox.home / "cleaned" / f"{delivery}.jsonl"
+
+
+def _clean(outbox: Outbox, parts: AgentParts, item: Outgoing) -> None:
+    receipt = _proof(parts, item)
+    manifest = _manifest(outbox, item)
+    files = sum(1 for _ in _still_as_listed(item, manifest))
+    _write_undo_list(outbox, item, receipt, manifest)
+    if item.stage is not Stage.CLEANABLE:
+        outbox.move(item.id, Stage.CLEANABLE, f"{files} files equal the receipt and may go")
+    try:
+        if item.root.is_dir():
+            _remove_files(item, manifest)
+            _remove_empty_folders(item.root)
+    except OSError as exc:
+        raise AccessDenied(
+            f"removing {exc.filename} of {item.id} from {item.root}: {exc.strerror}",
+            safe="the repository has every file",
+            next_command=f"lading retry {item.id}",
+        ) from exc
+    left = " (files that were never sent stay there)" if item.root.exists() else ""
+    outbox.move(item.id, Stage.CLEANED, f"{files} files removed from {item.root}{left}")
+    log.info("cleaned", delivery=item.id, files=files, root=str(item.root), undo=str(undo_list(outbox, item.id)))
+
+
+def _is_due(item: Outgoing, now: float, *, asked: bool) -> bool:
+    over = item.stage is Stage.VERIFIED and (asked or (item.clean and 0 < item.grace_until <= now))
+    return over or item.stage is Stage.CLEANABLE
+
+
+def _proof(parts: AgentParts, item: Outgoing) -> Receipt:
+    """A fresh copy of the receipt: an operator or a later check may have changed it."""
+    receipt = parts.transport(item.delivery.route).fetch_receipt(item.id)
+    if receipt is None:
+        raise NotVerified(f"the inbox has no receipt for {item.id} any more", safe="the source was not touched")
+    if receipt.digest != item.delivery.digest or receipt.delivery != item.id:
+        raise NotVerified(f"the receipt for {item.id} is about other content", safe="the source was not touched")
+    if not receipt.proves_all:
+        missing = receipt.files - receipt.counts.get("verified", 0)
+        raise NotVerified(
+            f"the receipt for {item.id} leaves {missing} of {receipt.files} files unproven ({receipt.stage})",
+            safe="the source was not touched",
+        )
+    return receipt
+
+
+def _manifest(outbox: Outbox, item: Outgoing) -> Manifest:
+    papers = outbox.papers(item.id)
+    summary = read_seal(papers).summary
+    if summary.digest != item.delivery.digest:
+        raise NotVerified(f"our own papers of {item.id} are about other content", safe="the source was not touched")
+    return Manifest.trusted(papers, summary)
+
+
+def _still_as_listed(item: Outgoing, manifest: Manifest) -> Iterator[Entry]:
+    """The entries whose files are there, every one read again and equal in content, size and time.
+
+    Files that are gone count only after we began to remove them. Raises SourceChanged naming the first that differs: then
+    nothing may be removed.
+    """
+    begun = item.stage is Stage.CLEANABLE
+    if not item.root.is_dir():
+        if begun:
+            return
+        raise Unreachable(f"{item.root} is not there; is the disk mounted?", safe="nothing was removed")
+    for path in unchanged(item.root, manifest):
+        if not begun or os.path.lexists(item.root / path):
+            raise _differs(item, path, "size or time")
+    for entry, verdict in rehash(item.root, manifest):
+        if begun and verdict is Verdict.MISSING:
+            continue
+        if verdict is not Verdict.MATCHES:
+            raise _differs(item, entry.path, verdict)
+        yield entry
+
+
+def _differs(item: Outgoing, path: str, how: str) -> SourceChanged:
+    return SourceChanged(
+        f"{path} in {item.root} is not what was sent ({how})",
+        safe="the whole source is kept",
+        next_command=f"lading show {item.id}",
+    )
+
+
+def _keep(outbox: Outbox, item: Outgoing, error: LadingError) -> None:
+    log.warning("source kept", delivery=item.id, code=error.code, error=error.message)
+    if error.retried and not isinstance(error, SourceChanged):
+        outbox.amend(item.id, error_code=error.code, error=error.message, grace_until=outbox.clock() + _ASK_AGAIN_S)
+        return
+    error.next_command = error.next_command or f"lading show {item.id}"
+    code = "source-differs" if isinstance(error, SourceChanged) else "source-kept"
+    hint = "look at the file; `lading retry` checks again, nothing is removed before"
+    outbox.record(item.id, (error_finding(code, error.message, hint=hint),))
+    outbox.fail(item.id, Stage.HELD, error, resume=outbox.get(item.id).stage)
+
+
+def _write_undo_list(outbox: Outbox, item: Outgoing, receipt: Receipt, manifest: Manifest) -> None:
+    """On the disk before the first file goes. A second run after a crash finds it there."""
+    path = undo_list(outbox, item.id)
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    unfinished = path.with_suffix(".part")
+    head = {"delivery": item.id, "root": str(item.root), "removed_at": datetime.now(UTC).isoformat()}
+    with unfinished.open("w", encoding="ascii") as undo:
+        undo.write(json.dumps({**head, "receipt": json.loads(receipt_json(receipt))}) + "\n")
+        for entry in manifest:
+            line = {"path": entry.path, "size": entry.size, "mtime_ns": entry.mtime_ns, **entry.digests}
+            undo.write(json.dumps(line) + "\n")
+        undo.flush()
+        os.fsync(undo.fileno())
+    unfinished.replace(path)
+
+
+def _remove_files(item: Outgoing, manifest: Manifest) -> None:
+    with Below(item.root, follow_root=False) as below:
+        for entry in manifest:
+            folder, _, name = entry.path.rpartition("/")
+            with suppress(FileNotFoundError):
+                below.enter(folder)
+                info = below.lstat(name)
+                if (stat.S_ISREG(info.st_mode), info.st_size, info.st_mtime_ns) != (True, entry.size, entry.mtime_ns):
+                    # Between the reading and now somebody wrote it.
+                    raise SourceChanged(f"{entry.path} in {item.root} changed just now", safe="it is kept")
+                below.unlink(name)
+
+
+def _remove_empty_folders(root: Path) -> None:
+    with Below(root, follow_root=False) as below:
+        _remove_empty_below(below, "")
+    with suppress(OSError):  # something that was never sent lies in it
+        root.rmdir()
+
+
+def _remove_empty_below(below: Below, folder: str) -> None:
+    below.enter(folder)
+    for name in below.names():
+        if stat.S_ISDIR(below.lstat(name).st_mode):
+            with suppress(OSError):
+                _remove_empty_below(below, f"{folder}/{name}" if folder else name)
+            below.enter(folder)
+            with suppress(OSError):
+                below.rmdir(name)

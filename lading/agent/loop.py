@@ -1,0 +1,178 @@
+"""The agent: looks, carries, asks for receipts and cleans up, each in its own thread, until it is told to stop."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from lading.agent import carrier, cleaner, receipts, taking
+from lading.agent.locks import FileLock, held
+from lading.agent.outbox import Outbox
+from lading.agent.parts import AgentParts
+from lading.agent.waking import Waker
+from lading.config import AgentConfig, Config, WatchConfig
+from lading.errors import ConfigError, LadingError
+from lading.ports import Source
+
+log = structlog.get_logger()
+
+AGENT_LOCK = "agent.lock"
+LOOK_INTO_OUTBOX_S = 0.5
+"""How soon a delivery that another process put into the outbox is noticed."""
+STOPPING_S = 10.0
+"""A carry may take hours. After so long it is left to the next start, which finishes it."""
+_SCAN_SHARE = 0.1  # of the time may go into scanning, however large the watched folders
+_LEAST_SCAN_PAUSE_S = 0.2
+"""Events come in thousands while an instrument writes."""
+
+
+def agent_lock(home: Path) -> FileLock:
+    """Held by the one agent of a home folder; its `holder` is that agent's process id."""
+    return FileLock(home / AGENT_LOCK)
+
+
+def run(config: Config, parts: AgentParts, outbox: Outbox, *, stop: threading.Event, once: bool = False) -> None:
+    """Be the agent of `config.home` until `stop` is set.
+
+    With `once`: look until nothing is merely waiting for its quiet period, carry what can be carried now, ask once for every
+    receipt, clean what is due, and return. Raises ConfigError when another agent is at work, EngineError when the
+    outbox cannot be written.
+    """
+    config.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = agent_lock(config.home)
+    if not lock.acquire(patience=1.0):
+        raise ConfigError(
+            f"another agent (process {lock.holder()}) already works on {config.home}",
+            safe="it goes on undisturbed",
+            next_command="lading status",
+        )
+    try:
+        agent = Agent(config.agent, parts, outbox, stop)
+        log.info("agent started", home=str(config.home), watches=len(config.agent.watch))
+        if once:
+            agent.once()
+        else:
+            agent.work()
+    finally:
+        lock.release()
+        log.info("agent stopped", home=str(config.home))
+
+
+@dataclass
+class Agent:
+    """The threads around one outbox."""
+
+    config: AgentConfig
+    parts: AgentParts
+    outbox: Outbox
+    stop: threading.Event
+    failure: list[BaseException] = field(default_factory=list)
+
+    def work(self) -> None:
+        """Run all threads until `stop`; then give carries under way a moment. Raises what stopped a thread, if one was."""
+        sources = self.parts.sources()
+        waker = Waker([watch for watch, _ in sources if watch.events])
+        jobs: list[Callable[[], None]] = [lambda: self._scan(sources, waker), self._paperwork]
+        jobs += [self._carry] * max(self.config.carriers, 1)
+        # Daemons: a transport blocks for as long as the network pleases, and leaving it is safe at every line.
+        threads = [threading.Thread(target=self._guarded, args=(job,), daemon=True) for job in jobs]
+        with waker:
+            for thread in threads:
+                thread.start()
+            while not self.stop.wait(1.0):  # with a time-out: Windows cannot interrupt an endless wait by Ctrl-C
+                pass
+            waker.wake()
+            until = time.monotonic() + STOPPING_S
+            for thread in threads:
+                thread.join(max(0.0, until - time.monotonic()))
+        if self.failure:
+            raise self.failure[0]
+
+    def once(self) -> None:
+        """One turn of everything, in this thread."""
+        sources = self.parts.sources()
+        while not self.stop.is_set():
+            pauses = [taking.scan(self.outbox, self.parts, watch, source) for watch, source in sources]
+            soon = [pause for pause in pauses if pause is not None]
+            if not soon:
+                break
+            self.stop.wait(min(soon) + _LEAST_SCAN_PAUSE_S)
+        while self.carry_next():
+            pass
+        self.ask_and_clean()
+
+    def carry_next(self) -> bool:
+        """Make one attempt at the most urgent delivery that nobody else works on. False when there is none."""
+        if self.stop.is_set():
+            return False
+        return any(carrier.carry(self.outbox, self.parts, item.id) for item in self.outbox.carriable())
+
+    def ask_and_clean(self) -> None:
+        """Ask for the receipts that are due, and clean the sources that are due."""
+        for item in self.outbox.awaiting_receipt():
+            if not self.stop.is_set():
+                receipts.ask(self.outbox, self.parts, item.id, every=self.config.receipts_every)
+        for item in self.outbox.cleanable():
+            if not self.stop.is_set():
+                cleaner.clean(self.outbox, self.parts, item.id)
+
+    def _scan(self, sources: Sequence[tuple[WatchConfig, Source]], waker: Waker) -> None:
+        while not self.stop.is_set():
+            waker.clear()
+            began = time.monotonic()
+            pauses = [taking.scan(self.outbox, self.parts, watch, source) for watch, source in sources]
+            took = time.monotonic() - began
+            pause = min([self.config.scan_every, *(p for p in pauses if p is not None)])
+            self.stop.wait(max(took * (1 / _SCAN_SHARE - 1), _LEAST_SCAN_PAUSE_S))
+            waker.wait(max(pause - (time.monotonic() - began), 0.0))
+
+    def _carry(self) -> None:
+        while not self.stop.is_set():
+            if not self.carry_next():
+                self.stop.wait(LOOK_INTO_OUTBOX_S)
+
+    def _paperwork(self) -> None:
+        while not self.stop.is_set():
+            self.ask_and_clean()
+            self.stop.wait(min(LOOK_INTO_OUTBOX_S, self.config.receipts_every))
+
+    def _guarded(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except LadingError as exc:
+            log.error("agent stops", code=exc.code, error=exc.message)  # noqa: TRY400 - expected kind, no traceback
+            self.failure.append(exc)
+        except BaseException as exc:
+            self.failure.append(exc)
+            raise
+        finally:
+            self.stop.set()
+
+
+def drain(config: Config, parts: AgentParts, *, stop: threading.Event) -> None:
+    """Carry until the outbox holds nothing more to carry, or an agent took over. For `lading send` without an agent.
+
+    A delivery that must be tried later keeps it running.
+    """
+    lock, agent = FileLock(config.home / "drain.lock"), agent_lock(config.home)
+    outbox = Outbox(config.home)
+    worker = Agent(config.agent, parts, outbox, stop)
+    try:
+        # Look once more after giving the lock back: a sender that saw it held relies on us.
+        while outbox.has_cargo() and agent.holder() is None and not stop.is_set():
+            with held(lock) as ours:
+                if not ours:
+                    return
+                while outbox.has_cargo() and agent.holder() is None and not stop.is_set():
+                    if not worker.carry_next():
+                        stop.wait(LOOK_INTO_OUTBOX_S)
+    finally:
+        outbox.close()
+
+
+def has_carrier(home: Path) -> bool:
+    """Whether an agent or a `drain` works on the outbox in `home`."""
+    return agent_lock(home).holder() is not None or FileLock(home / "drain.lock").holder() is not None

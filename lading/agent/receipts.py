@@ -1,0 +1,134 @@
+"""Asks the inbox what became of what was sent, and writes the answer into the outbox."""
+
+from collections.abc import Mapping
+
+import structlog
+
+from lading.agent.carrier import RESEND
+from lading.agent.edge import foreseen
+from lading.agent.locks import held
+from lading.agent.outbox import Outbox, Outgoing
+from lading.agent.parts import AgentParts
+from lading.delivery import DeliveryId, Receipt, Stage
+from lading.disk import write_durably
+from lading.errors import LadingError
+from lading.findings import warning
+from lading.ports import Journal
+from lading.staging.receipts import parse_receipt, receipt_json
+
+log = structlog.get_logger()
+
+RECEIPT_NAME = "receipt.json"
+LONGEST_PAUSE_S = 600.0
+_ANSWERED = "answered"
+
+
+def ask(outbox: Outbox, parts: AgentParts, delivery: DeliveryId, *, every: float = 15.0) -> bool:
+    """One look for the receipt of one delivery. False when there is nothing new.
+
+    `every`: seconds until the next look at a young delivery; an old one is asked for less often. A place that does not
+    answer is noted on the delivery, and asked again.
+    """
+    with held(outbox.lock(delivery)) as ours:
+        item = outbox.get(delivery) if ours else None
+        if item is None or not item.arrived_at or item.stage not in (Stage.ARRIVED, Stage.REJECTED):
+            return False
+        age = outbox.clock() - item.arrived_at
+        next_look = outbox.clock() + min(max(every, age / 20), LONGEST_PAUSE_S)
+        try:
+            with foreseen(f"asking for the receipt of {delivery}"):
+                receipt = parts.transport(item.delivery.route).fetch_receipt(delivery)
+        except LadingError as exc:
+            _no_answer(outbox, item, exc, next_look)
+            return False
+        outbox.amend(delivery, not_before=next_look, **_FINE if item.stage is Stage.ARRIVED else {})
+        journal = outbox.journal(delivery)
+        if receipt is None or journal.recall(_ANSWERED) == _mark(receipt):
+            return False
+        _answer(outbox, item, receipt, journal)
+        journal.note(_ANSWERED, _mark(receipt))
+        return True
+
+
+def kept_receipt(outbox: Outbox, delivery: DeliveryId) -> Receipt | None:
+    """The last receipt that the inbox gave for the delivery, from our own copy; None before there is one."""
+    try:
+        return parse_receipt((outbox.home / "outgoing" / delivery / RECEIPT_NAME).read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return None
+
+
+_FINE: Mapping[str, str] = {"error_code": "", "error": "", "next_command": ""}
+
+
+def _answer(outbox: Outbox, item: Outgoing, receipt: Receipt, journal: Journal) -> None:
+    log.info("receipt", delivery=item.id, stage=str(receipt.stage), counts=dict(receipt.counts))
+    if receipt.digest and receipt.digest != item.delivery.digest:
+        _about_something_else(outbox, item, receipt)
+        return
+    write_durably(outbox.papers(item.id) / RECEIPT_NAME, receipt_json(receipt).encode("ascii"), mode=0o600)
+    if receipt.findings:
+        outbox.record(item.id, receipt.findings)
+    if receipt.stage is Stage.VERIFIED:
+        _verified(outbox, item, receipt)
+    elif receipt.stage is Stage.REJECTED:
+        _rejected(outbox, item, receipt)
+    elif receipt.stage is Stage.SENDING:
+        _send_again(outbox, item, receipt, journal)
+    else:
+        outbox.remark(item.id, f"the server says {receipt.stage}")
+
+
+def _verified(outbox: Outbox, item: Outgoing, receipt: Receipt) -> None:
+    now = outbox.clock()
+    note = ", ".join(f"{number} {outcome}" for outcome, number in receipt.counts.items() if number)
+    outbox.move(
+        item.id,
+        Stage.VERIFIED,
+        note,
+        verified_at=now,
+        grace_until=now + item.grace_s,
+        not_before=0.0,
+        resume="",
+        **_FINE,
+    )
+    log.info("verified", delivery=item.id, proves_all=receipt.proves_all)
+
+
+def _rejected(outbox: Outbox, item: Outgoing, receipt: Receipt) -> None:
+    why = receipt.findings[0].message if receipt.findings else "the server refused it"
+    # No command of ours: the findings' hints know the label that was meant.
+    outbox.move(item.id, Stage.REJECTED, why, error_code="rejected", error=why, next_command="")
+
+
+def _send_again(outbox: Outbox, item: Outgoing, receipt: Receipt, journal: Journal) -> None:
+    """Files came out damaged on the other side. The transport learns from the journal not to trust sizes and times."""
+    paths = [finding.path for finding in receipt.findings if finding.path]
+    journal.note(RESEND, "\n".join(paths)[:60_000] or "all")
+    named = ", ".join(paths[:3]) or "files"
+    outbox.move(
+        item.id, Stage.READY, f"arrived damaged, sent again: {named}", not_before=0.0, attempt=0, arrived_at=0.0
+    )
+
+
+def _about_something_else(outbox: Outbox, item: Outgoing, receipt: Receipt) -> None:
+    finding = warning(
+        "receipt-for-other-content",
+        f"the receipt is about content {receipt.digest[:12]}…, we sent {item.delivery.digest[:12]}…; it proves nothing for us",
+        hint=f"lading show {item.id}",
+    )
+    outbox.record(item.id, (finding,))
+    outbox.remark(item.id, finding.message)
+
+
+def _no_answer(outbox: Outbox, item: Outgoing, error: LadingError, next_look: float) -> None:
+    if item.error_code != error.code:
+        log.warning("no receipt yet", delivery=item.id, code=error.code, error=error.message)
+    outbox.amend(
+        item.id, not_before=next_look, error_code=error.code, error=error.message.encode("ascii", "replace").decode(),
+        next_command=error.next_command or "lading doctor",
+    )  # fmt: skip
+
+
+def _mark(receipt: Receipt) -> str:
+    return f"{receipt.stage} {receipt.at.isoformat()} {receipt.files_digest}"

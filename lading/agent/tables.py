@@ -1,0 +1,57 @@
+"""The outbox's tables, one migration after the other; the database's `user_version` counts those already applied."""
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE deliveries (
+        id TEXT PRIMARY KEY,
+        route TEXT NOT NULL,
+        root BLOB NOT NULL,                      -- bytes: a file name need not be text
+        project TEXT NOT NULL, participant TEXT NOT NULL, session TEXT NOT NULL,
+        stage TEXT NOT NULL,
+        resume TEXT NOT NULL DEFAULT '',         -- the stage to go back to from PAUSED and HELD
+        files INTEGER NOT NULL DEFAULT 0,
+        bytes INTEGER NOT NULL DEFAULT 0,
+        digest TEXT NOT NULL DEFAULT '',
+        sent_files INTEGER NOT NULL DEFAULT 0,
+        sent_bytes INTEGER NOT NULL DEFAULT 0,
+        attempt INTEGER NOT NULL DEFAULT 0,
+        not_before REAL NOT NULL DEFAULT 0,
+        error_code TEXT NOT NULL DEFAULT '',
+        error TEXT NOT NULL DEFAULT '',
+        next_command TEXT NOT NULL DEFAULT '',
+        quiet REAL NOT NULL DEFAULT 0,
+        clean INTEGER NOT NULL DEFAULT 0,
+        grace_s REAL NOT NULL DEFAULT 0,
+        grace_until REAL NOT NULL DEFAULT 0,
+        arrived_at REAL NOT NULL DEFAULT 0,
+        verified_at REAL NOT NULL DEFAULT 0,
+        sender TEXT NOT NULL DEFAULT '',
+        priority INTEGER NOT NULL DEFAULT 0,
+        created_at REAL NOT NULL,
+        updated_at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX deliveries_by_stage ON deliveries (stage, not_before);
+
+    CREATE TABLE events (
+        delivery TEXT NOT NULL, at REAL NOT NULL, stage TEXT NOT NULL, note TEXT NOT NULL
+    );
+    CREATE INDEX events_by_delivery ON events (delivery);
+
+    CREATE TABLE findings (
+        delivery TEXT NOT NULL, finding TEXT NOT NULL, PRIMARY KEY (delivery, finding)
+    ) WITHOUT ROWID;
+
+    CREATE TABLE journal (
+        delivery TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (delivery, key)
+    ) WITHOUT ROWID;
+
+    CREATE TABLE taken (
+        route TEXT NOT NULL, root BLOB NOT NULL, delivery TEXT NOT NULL, fingerprint TEXT NOT NULL,
+        PRIMARY KEY (route, root)
+    ) WITHOUT ROWID;
+
+    CREATE TABLE watches (
+        path BLOB PRIMARY KEY, at REAL NOT NULL, error TEXT NOT NULL, next_command TEXT NOT NULL, report TEXT NOT NULL
+    ) WITHOUT ROWID;
+    """,
+)

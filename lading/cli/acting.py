@@ -1,0 +1,169 @@
+"""Acting on deliveries: verify, retry, fix, release, pause, resume, cancel, clean."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import click
+
+from lading.cleaning import cleaning
+from lading.cli import output
+from lading.cli.context import App, json_option, pass_app
+from lading.cli.output import Json
+from lading.cli.waiting import wait_for
+from lading.delivery import Labels
+
+
+@click.command()
+@click.argument("delivery")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the answer.")
+@click.option("--timeout", type=float, default=600, show_default=True, help="Seconds to wait.")
+@json_option
+@pass_app
+def verify(app: App, delivery: str, wait: bool, timeout: float, as_json: bool) -> None:
+    """Read a delivery back from the repository again, file by file."""
+    asked = datetime.now(UTC)
+    with app.desk() as desk:
+        found = desk.find(delivery)
+        desk.verify(found)
+    if wait:
+        wait_for(app, [found], timeout=timeout, as_json=as_json, since=asked)
+    else:
+        _done(found, "will be read back", as_json=as_json)
+
+
+@click.command()
+@click.argument("deliveries", nargs=-1, required=True)
+@json_option
+@pass_app
+def retry(app: App, deliveries: tuple[str, ...], as_json: bool) -> None:
+    """Try again what is held or waiting for its next attempt."""
+    with app.desk() as desk:
+        for typed in deliveries:
+            found = desk.find(typed)
+            desk.retry(found)
+            _done(found, "is tried again", as_json=as_json)
+
+
+@click.command()
+@click.argument("delivery")
+@click.option("--project", help="The right project.")
+@click.option("--participant", help="The right participant.")
+@click.option("--session", help="The right session.")
+@click.option("--rename", metavar="PROJECT/PARTICIPANT/SESSION", help="All three at once.")
+@json_option
+@pass_app
+def fix(
+    app: App,
+    delivery: str,
+    project: str | None,
+    participant: str | None,
+    session: str | None,
+    rename: str | None,
+    as_json: bool,
+) -> None:
+    """Correct the labels of a refused delivery and send it on its way again."""
+    with app.desk() as desk:
+        account = desk.account(delivery)
+        labels = _labels(rename) if rename else account.delivery.labels
+        changes = {"project": project, "participant": participant, "session": session}
+        labels = replace(labels, **{key: value for key, value in changes.items() if value})
+        if labels == account.delivery.labels:
+            raise click.UsageError("nothing to change: give --project, --participant, --session or --rename")
+        desk.fix(account.delivery.id, labels)
+    _done(account.delivery.id, f"released as {labels}", as_json=as_json)
+
+
+@click.command()
+@click.argument("delivery")
+@json_option
+@pass_app
+def release(app: App, delivery: str, as_json: bool) -> None:
+    """Take a refused delivery out of quarantine as it is, to be checked again (after the rule or the project was mended)."""
+    with app.desk() as desk:
+        found = desk.find(delivery)
+        desk.release(found)
+    _done(found, "released", as_json=as_json)
+
+
+@click.command()
+@click.argument("target", default="all")
+@json_option
+@pass_app
+def pause(app: App, target: str, as_json: bool) -> None:
+    """Stop starting work on a delivery, a route, a repository, or everything (`all`). What is running finishes its stage."""
+    with app.desk() as desk:
+        desk.pause(target)
+    _done(target, "paused", as_json=as_json)
+
+
+@click.command()
+@click.argument("target", default="all")
+@json_option
+@pass_app
+def resume(app: App, target: str, as_json: bool) -> None:
+    """Go on with what was paused: a delivery, a route, a repository, or everything (`all`)."""
+    with app.desk() as desk:
+        desk.resume(target)
+    _done(target, "resumed", as_json=as_json)
+
+
+@click.command()
+@click.argument("delivery")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@pass_app
+def cancel(app: App, delivery: str, yes: bool, as_json: bool) -> None:
+    """Give a delivery up. Its files stay at the source, and in quarantine; nothing is deleted anywhere."""
+    with app.desk() as desk:
+        account = desk.account(delivery)
+        if not (yes or as_json):
+            click.confirm(f"Give up {account.delivery.id} ({account.delivery.labels})?", abort=True)
+        desk.cancel(account.delivery.id)
+    _done(account.delivery.id, "cancelled; its files stay where they are", as_json=as_json)
+
+
+@click.command()
+@click.argument("deliveries", nargs=-1)
+@click.option("--dry-run", is_flag=True, help="List what would go; remove nothing.")
+@click.option(
+    "--now", is_flag=True, help="Do not wait for the grace period (a receipt for every file is still required)."
+)
+@json_option
+@pass_app
+def clean(app: App, deliveries: tuple[str, ...], dry_run: bool, now: bool, as_json: bool) -> None:
+    """Remove sources, and published copies in inboxes, that the repository provably holds.
+
+    Only where cleaning is configured, after the grace period, against a receipt for every file, and after reading the
+    source again. What was removed is kept as a list beside the receipt.
+    """
+    with app.desk() as desk:
+        wanted = [desk.find(typed) for typed in deliveries]
+    lines = list(cleaning(app.config, wanted, dry_run=dry_run, ignore_grace=now))
+    if as_json:
+        rows: list[Json] = [line.as_dict() for line in lines]
+        output.answer({"dry_run": dry_run, "cleaned": rows})
+        return
+    if not lines:
+        output.say("nothing to clean")
+        return
+    output.table(
+        ("delivery", "what", "files", "size", "why"),
+        ((line.delivery, line.what, str(line.files), output.size(line.bytes), line.why) for line in lines),
+        right=("files", "size"),
+    )
+    if dry_run:
+        output.say("dry run: nothing was removed", style="bold")
+
+
+def _labels(text: str) -> Labels:
+    parts = text.split("/")
+    if len(parts) != 3 or not all(parts):
+        raise click.BadParameter("give PROJECT/PARTICIPANT/SESSION", param_hint="--rename")
+    return Labels(*parts)
+
+
+def _done(what: str, text: str, *, as_json: bool) -> None:
+    if as_json:
+        output.answer({"id": what, "done": text})
+    else:
+        output.say(f"{what} {text}")

@@ -1,0 +1,75 @@
+"""What every command shares: settings found late, both memories, and errors shown in one way."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from lading.assembly import open_desk
+from lading.cli import output
+from lading.config import Config, find_config, load
+from lading.desk import Desk
+from lading.errors import LadingError
+
+F = TypeVar("F", bound=Callable[..., object])
+
+JSON_KEY = "lading.json"
+
+
+class App:
+    """One call of the program. Settings are read only when a command needs them, so that help always works."""
+
+    def __init__(self, *, config_file: Path | None, program: str) -> None:
+        self._config_file = config_file
+        self.program = program
+
+    @cached_property
+    def config(self) -> Config:
+        """The settings. Raises ConfigError."""
+        return load(find_config(self._config_file))
+
+    @contextmanager
+    def desk(self) -> Iterator[Desk]:
+        """Both memories of this machine, the server's and the agent's, as one."""
+        with open_desk(self.config) as desk:
+            yield desk
+
+
+class Group(click.Group):
+    """A group whose errors leave as one message, with the exit code of their class. In the order they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """As added: the order in which a newcomer meets them."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run, and translate our errors."""
+        try:
+            return super().invoke(ctx)
+        except LadingError as exc:
+            output.fail(exc, as_json=wants_json(ctx))
+            sys.exit(exc.exit_code)
+
+
+def wants_json(ctx: click.Context) -> bool:
+    """Whether the command that ran was asked for JSON."""
+    return bool(ctx.find_root().meta.get(JSON_KEY))
+
+
+def json_option(function: F) -> F:
+    """`--json`: one JSON document on stdout, errors included."""
+
+    def remember(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+        ctx.find_root().meta[JSON_KEY] = value
+        return value
+
+    return click.option("--json", "as_json", is_flag=True, callback=remember, help="Answer as JSON, for machines.")(
+        function
+    )
+
+
+pass_app = click.make_pass_decorator(App)

@@ -1,0 +1,103 @@
+"""Serving: inboxes, the server, and the stand-in repositories."""
+
+import signal
+import threading
+from pathlib import Path
+
+import click
+
+from lading.assembly import inbox_limits
+from lading.cli import output
+from lading.cli.context import App, json_option, pass_app
+from lading.config import nearest
+from lading.errors import ConfigError, LadingError
+from lading.inbox import Inbox
+
+
+@click.group()
+def inbox() -> None:
+    """Staging inboxes: make, look, check."""
+
+
+@inbox.command("create")
+@click.argument("name", required=False)
+@json_option
+@pass_app
+def create(app: App, name: str | None, as_json: bool) -> None:
+    """Make the inbox NAME of the settings (or all of them): its folders and its sentinel."""
+    made = []
+    for each in [name] if name else list(app.config.inboxes):
+        if each not in app.config.inboxes:
+            raise ConfigError(f"no inbox {each!r} in the settings{nearest(each, app.config.inboxes)}")
+        config = app.config.inboxes[each]
+        made.append((each, Inbox.create(config.path, limits=inbox_limits(config))))
+    if as_json:
+        output.answer({"inboxes": [{"name": n, "path": str(i.root), "id": i.id} for n, i in made]})
+        return
+    for each, opened in made:
+        output.say(f"inbox {each} is ready at {opened.root} (id {opened.id})")
+    if not made:
+        output.say("the settings name no inbox")
+        output.say_next(f"{app.program} init --role server")
+
+
+@inbox.command("list")
+@json_option
+@pass_app
+def list_inboxes(app: App, as_json: bool) -> None:
+    """Every inbox of the settings: sentinel, room, what lies in it."""
+    rows = []
+    for name, config in app.config.inboxes.items():
+        try:
+            opened = Inbox.open(config.path)
+            free, _ = opened.room()
+            rows.append((name, str(config.path), "ready", output.size(free), str(sum(1 for _ in opened.arrivals()))))
+        except LadingError as exc:
+            rows.append((name, str(config.path), exc.message, "", ""))
+    if as_json:
+        keys = ("name", "path", "state", "free", "sealed")
+        output.answer({"inboxes": [dict(zip(keys, row, strict=True)) for row in rows]})
+        return
+    output.table(("inbox", "path", "state", "free", "sealed"), rows, right=("free", "sealed"))
+
+
+@click.group()
+def server() -> None:
+    """The program on the staging host: accepts, checks, imports, verifies, signs receipts."""
+
+
+@server.command("run")
+@pass_app
+def run(app: App) -> None:
+    """Serve every inbox of the settings until stopped."""
+    from lading.assembly import serve  # noqa: PLC0415 - the agent's install has no server libraries
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    serve(app.config, stop=stop)
+
+
+@click.group()
+def sandbox() -> None:
+    """Stand-in repositories to try things with; never for real data."""
+
+
+@sandbox.command("xnat")
+@click.option(
+    "--root", type=click.Path(file_okay=False, path_type=Path), default=Path("sandbox-xnat"), show_default=True
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8104, show_default=True, help="0 takes a free one.")
+@click.option("--project", "projects", multiple=True, metavar="ID[:auto|manual]", help="Make a project; repeatable.")
+@click.option(
+    "--ready-file", type=click.Path(dir_okay=False, path_type=Path), help="Written, with the URL, once it listens."
+)
+def xnat(root: Path, port: int, projects: tuple[str, ...], ready_file: Path | None) -> None:
+    """A stand-in XNAT on this machine only (user admin, password admin). Not XNAT: it says so."""
+    try:
+        from lading.sandbox.xnat.server import serve as serve_xnat  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        raise ConfigError(
+            f"the sandbox needs the Python package {exc.name!r}", next_command="pip install 'lading[sandbox]'"
+        ) from exc
+    serve_xnat(root, port=port, projects=projects, ready_file=ready_file)

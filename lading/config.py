@@ -1,0 +1,341 @@
+"""Settings: one TOML file, read here and nowhere else, turned into frozen values with messages a person can act on."""
+
+import dataclasses
+import difflib
+import os
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from types import GenericAlias
+from typing import Any, TypeVar, get_args, get_origin
+
+import attrs
+import cattrs
+import platformdirs
+from cattrs.gen import make_dict_structure_fn
+
+from lading.errors import ConfigError
+
+T = TypeVar("T")
+Settings = Mapping[str, object]
+
+_base: ContextVar[Path | None] = ContextVar("base", default=None)
+
+CONFIG_ENV = "LADING_CONFIG"
+CONFIG_NAME = "lading.toml"
+
+
+@attrs.frozen(kw_only=True)
+class InboxConfig:
+    """A staging inbox on this machine's file systems (`[inboxes.NAME]`).
+
+    `quiet` (seconds) and `marker` say when a bare delivery, a folder dropped as PROJECT/participant/SESSION, is complete;
+    `bare_route` names the route that bare deliveries take ("" refuses them). `keep_days`: how long the published copy stays
+    after VERIFIED. `max_files`, `max_gb`, `keep_free_gb` bound what a sender may do to the disk.
+    """
+
+    path: Path
+    quiet: float = 60.0
+    marker: str = ""
+    bare_route: str = ""
+    keep_days: float = 7.0
+    max_files: int = 5_000_000
+    max_gb: float = 20_000.0
+    keep_free_gb: float = 1.0
+
+
+@attrs.frozen(kw_only=True)
+class RepositoryConfig:
+    """A repository that receives data (`[repositories.NAME]`).
+
+    `kind` is an importer's entry-point name ("xnat"). `imports` bounds concurrent imports over all workers; two is what
+    facilities run today without complaints. Every other key belongs to the importer and is checked by it (`settings`).
+    """
+
+    kind: str
+    imports: int = 2
+    settings: Settings = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class RouteConfig:
+    """A named way from senders into a repository (`[routes.NAME]`).
+
+    `transport` (table with `kind`) is what a sender uses; `inbox` and `repository` are what the server uses: each machine
+    needs only its half. `checks` maps a check's name to its settings; `false` switches one off. `import` goes to the importer.
+    `include`, `exclude`, `junk` say which files belong to a delivery. `digests`: besides SHA-256, what the repository compares by.
+    """
+
+    inbox: str = ""
+    repository: str = ""
+    transport: Settings = attrs.field(factory=dict)
+    checks: Settings = attrs.field(factory=dict)
+    importer: Settings = attrs.field(factory=dict)
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    junk: bool = True
+    digests: tuple[str, ...] = ("md5",)
+    attempts: int = 8
+    priority: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class WatchConfig:
+    """A folder that the agent watches (`[[agent.watch]]`).
+
+    `template` names the path below `path` with {project}, {participant}, {session} (literals and other {names} allowed).
+    A session is complete when size and time of every file were unchanged for `quiet` seconds and, when `marker` is set, that file
+    is there too. `clean`: remove the source after `grace_days`, only against a receipt that proves every file.
+    `events`: wake early through the operating system where that works; the scan stays the truth.
+    """
+
+    path: Path
+    route: str
+    template: str = "{project}/{participant}/{session}"
+    source: str = "quiet-folder"
+    quiet: float = 60.0
+    marker: str = ""
+    events: bool = True
+    clean: bool = False
+    grace_days: float = 7.0
+
+
+@attrs.frozen(kw_only=True)
+class AgentConfig:
+    """The agent on the instrument (`[agent]`). `scan_every`: seconds between scans of every watched folder."""
+
+    watch: tuple[WatchConfig, ...] = ()
+    scan_every: float = 30.0
+    receipts_every: float = 15.0
+    carriers: int = 2
+
+
+@attrs.frozen(kw_only=True)
+class ServerConfig:
+    """The server on the staging host (`[server]`).
+
+    `database`: "embedded" or a PostgreSQL DSN. `workers`: processes; each handles `concurrency` jobs at a time.
+    `stale_after`: seconds without a heartbeat before a worker is taken for dead.
+    """
+
+    database: str = "embedded"
+    workers: int = 2
+    concurrency: int = 4
+    scan_every: float = 2.0
+    stale_after: float = 30.0
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """The whole file. `home` is where the programs keep their own state (outbox, embedded database, keys, logs)."""
+
+    home: Path
+    inboxes: Mapping[str, InboxConfig] = attrs.field(factory=dict)
+    repositories: Mapping[str, RepositoryConfig] = attrs.field(factory=dict)
+    routes: Mapping[str, RouteConfig] = attrs.field(factory=dict)
+    agent: AgentConfig = attrs.field(factory=AgentConfig)
+    server: ServerConfig = attrs.field(factory=ServerConfig)
+    file: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """What relative paths in the file are relative to."""
+        return self.file.parent if self.file else Path.cwd()
+
+    def route(self, name: str) -> RouteConfig:
+        """The route called `name`. Raises ConfigError naming the nearest."""
+        try:
+            return self.routes[name]
+        except KeyError:
+            raise ConfigError(
+                f"no route {name!r} in {self.file or 'the settings'}{nearest(name, self.routes)}",
+                next_command="lading doctor",
+            ) from None
+
+
+def find_config(explicit: Path | None = None) -> Path:
+    """Where the settings are: `explicit`, $LADING_CONFIG, ./lading.toml, the user's folder, the site's folder.
+
+    Raises ConfigError when there is none.
+    """
+    if explicit:
+        candidates = [explicit]
+    elif os.environ.get(CONFIG_ENV):
+        candidates = [Path(os.environ[CONFIG_ENV])]
+    else:
+        candidates = [
+            Path.cwd() / CONFIG_NAME,
+            platformdirs.user_config_path("lading", appauthor=False) / CONFIG_NAME,
+            platformdirs.site_config_path("lading", appauthor=False) / CONFIG_NAME,
+        ]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise ConfigError(
+        "no settings found; looked for " + ", ".join(str(c) for c in candidates), next_command="lading init"
+    )
+
+
+def load(path: Path) -> Config:
+    """The settings in the TOML file `path`; relative paths in it are relative to its folder.
+
+    Raises ConfigError naming the file, the key and, for an unknown key, the nearest valid one.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"cannot read the settings {path}: {exc.strerror}", next_command="lading init") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} is not valid TOML: {exc}") from exc
+    base = path.resolve().parent
+    raw.setdefault("home", str(platformdirs.user_data_path("lading", appauthor=False)))
+    raw["repositories"] = {name: _repository(table) for name, table in _tables(raw, "repositories", path).items()}
+    raw["file"] = str(path.resolve())
+    with relative_to(base):
+        return _checked(structure(raw, Config, where=str(path)))
+
+
+@contextmanager
+def relative_to(base: Path) -> Iterator[None]:
+    """Within the context, relative paths in settings are relative to the folder `base`: that of the settings file."""
+    token = _base.set(base)
+    try:
+        yield
+    finally:
+        _base.reset(token)
+
+
+def structure(settings: Settings, cls: type[T], *, where: str) -> T:
+    """`settings` as a `cls` (attrs or dataclass), no unknown keys. `where` names the table in messages. Raises ConfigError."""
+    try:
+        return _converter.structure(settings, cls)
+    except (cattrs.BaseValidationError, cattrs.errors.ForbiddenExtraKeysError, ValueError, TypeError) as exc:
+        raise ConfigError("; ".join(_messages(exc, where)), next_command="lading doctor") from exc
+
+
+def nearest(word: str, valid: "Mapping[str, object] | list[str] | tuple[str, ...]") -> str:
+    """A suggestion to append to a message: "; did you mean 'x'?", or the valid words, or ""."""
+    names = list(valid)
+    close = difflib.get_close_matches(word, names, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there are: {', '.join(sorted(names))}" if names else ""
+
+
+def _repository(table: object) -> object:
+    if not isinstance(table, dict):
+        return table
+    own = {"kind", "imports"}
+    return {k: v for k, v in table.items() if k in own} | {"settings": {k: v for k, v in table.items() if k not in own}}
+
+
+def _tables(raw: Mapping[str, object], key: str, path: Path) -> Mapping[str, object]:
+    value = raw.get(key, {})
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: {key} must be tables like [{key}.NAME]")
+    return value
+
+
+def _checked(config: Config) -> Config:
+    for name, route in config.routes.items():
+        for key, value, valid in (
+            ("inbox", route.inbox, config.inboxes),
+            ("repository", route.repository, config.repositories),
+        ):
+            if value and value not in valid:
+                raise ConfigError(
+                    f"{config.file}: routes.{name}.{key} = {value!r} is not defined{nearest(value, valid)}"
+                )
+    for watch in config.agent.watch:
+        config.route(watch.route)
+    for name, inbox in config.inboxes.items():
+        if inbox.bare_route and inbox.bare_route not in config.routes:
+            raise ConfigError(
+                f"{config.file}: inboxes.{name}.bare_route = {inbox.bare_route!r} is not defined"
+                f"{nearest(inbox.bare_route, config.routes)}"
+            )
+    return config
+
+
+def _messages(exc: BaseException, where: str) -> list[str]:
+    if isinstance(exc, cattrs.errors.ForbiddenExtraKeysError):
+        fields = (
+            [f.name for f in attrs.fields(exc.cl)]
+            if attrs.has(exc.cl)
+            else [f.name for f in dataclasses.fields(exc.cl)]
+        )
+        return [f"{where}: unknown key {key!r}{nearest(key, fields)}" for key in sorted(exc.extra_fields)]
+    if isinstance(exc, cattrs.BaseValidationError):
+        found = []
+        for inner in exc.exceptions:
+            place = next((n for n in getattr(inner, "__notes__", [])), None)
+            name = getattr(place, "name", None)
+            index = getattr(place, "index", None)
+            step = f".{name}" if name is not None else f"[{index!r}]" if index is not None else ""
+            found += _messages(inner, where + step)
+        return found
+    if isinstance(exc, KeyError):
+        return [f"{where}: the key {exc.args[0]!r} is missing"]
+    return [f"{where}: {exc}"]
+
+
+def _strict(value: object, cls: type[T]) -> T:
+    if isinstance(value, bool) and cls is not bool:
+        raise ValueError(f"expected {cls.__name__}, found {value!r}")
+    if cls is float and isinstance(value, int):
+        return cls(value)  # type: ignore[call-arg]  # float(int) is what the branch says
+    if not isinstance(value, cls):
+        raise ValueError(f"expected {cls.__name__}, found {value!r}")  # noqa: TRY004 - cattrs collects ValueErrors alike
+    return value
+
+
+def _table(value: object) -> Settings:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a table, found {value!r}")  # noqa: TRY004 - cattrs collects ValueErrors alike
+    return value
+
+
+def _is_tuple(kind: object) -> bool:
+    return get_origin(kind) is tuple
+
+
+def _list_hook(kind: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    """A tuple comes from a TOML array and from nothing else: cattrs alone would take a string apart into letters."""
+    inner = get_args(kind)[0]
+
+    def structure_list(value: object, _: object) -> object:
+        if not isinstance(value, list):
+            raise ValueError(f"expected an array, found {value!r}")  # noqa: TRY004 - cattrs collects ValueErrors alike
+        return tuple(converter.structure(value, GenericAlias(list, (inner,))))  # type: ignore[arg-type]  # made at run time
+
+    return structure_list
+
+
+def _path(text: str) -> Path:
+    path = Path(os.path.expandvars(text)).expanduser()
+    base = _base.get()
+    return base / path if base else path
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
+    for kind in (str, int, float, bool):
+        converter.register_structure_hook(kind, _strict)
+    converter.register_structure_hook(Path, lambda value, _: _path(_strict(value, str)))
+    converter.register_structure_hook_factory(_is_tuple, _list_hook)
+    converter.register_structure_hook_func(lambda kind: kind == Settings, lambda value, _: _table(value))
+    converter.register_structure_hook(
+        RouteConfig,
+        make_dict_structure_fn(
+            RouteConfig,
+            converter,
+            _cattrs_forbid_extra_keys=True,
+            importer=cattrs.gen.override(rename="import"),
+        ),
+    )
+    return converter
+
+
+_converter = _make_converter()

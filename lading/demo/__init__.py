@@ -1,0 +1,1 @@
+"""The main job, shown on real DICOM with a stand-in XNAT: `make demo`, or `python -m lading.demo --root FOLDER`."""

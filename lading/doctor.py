@@ -1,0 +1,207 @@
+"""Is everything as it must be? Each answer says what was looked at, what is wrong, and what to type.
+
+`pulse` is the part that `lading status` shows: quick, local, no network.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from lading.agent.outbox import OUTBOX_NAME, Outbox
+from lading.assembly import importer_for, make_transport, program_heartbeats
+from lading.config import Config
+from lading.errors import LadingError
+from lading.inbox import Inbox
+
+Level = Literal["ok", "warn", "fail"]
+GB = 1_000_000_000
+_MOST_PROJECTS = 25
+_SHOWN = 5  # of each kind, for one watched folder: a screen must do
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One thing looked at."""
+
+    area: str
+    level: Level
+    text: str
+    next_command: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """area, level, text, next."""
+        return {"area": self.area, "level": self.level, "text": self.text, "next": self.next_command}
+
+
+def pulse(config: Config) -> list[Diagnosis]:
+    """Do the programs of this machine run? From their heartbeat files; no network."""
+    found = []
+    for program, age, command in program_heartbeats(config):
+        if age is None:
+            found.append(Diagnosis(program, "warn", "not running", command))
+        elif age > 60:
+            found.append(Diagnosis(program, "fail", f"no heartbeat for {age:.0f} s", command))
+        else:
+            found.append(Diagnosis(program, "ok", "running"))
+    return [*found, *_scans(config)]
+
+
+def _scans(config: Config) -> Iterator[Diagnosis]:
+    """What the agent's last look at each watched folder said: trouble, folders that fit nowhere, sessions still being written."""
+    if not (config.home / OUTBOX_NAME).exists():
+        return
+    watched = {watch.path for watch in config.agent.watch}
+    outbox = Outbox(config.home)
+    try:
+        reports = [report for report in outbox.watches() if report.path in watched]
+    finally:
+        outbox.close()
+    for report in reports:
+        if report.error:
+            yield Diagnosis("watch", "fail", report.error, report.next_command)
+        for finding in report.findings[:_SHOWN]:
+            yield Diagnosis("watch", "warn", f"{report.path}: {finding.message} ({finding.hint})")
+        for folder, reason in report.waiting[:_SHOWN]:
+            yield Diagnosis("watch", "ok", f"{folder} is not complete: {reason}")
+
+
+def examine(config: Config) -> Iterator[Diagnosis]:
+    """Everything, in the order in which a fault would bite. Never raises; slow parts have their own time-outs."""
+    yield Diagnosis("settings", "ok", str(config.file))
+    yield from _home(config)
+    yield from _clock(config)
+    for name, inbox in config.inboxes.items():
+        yield _guarded(f"inbox {name}", partial(_inbox, inbox.path, inbox.keep_free_gb), f"lading inbox create {name}")
+    if config.inboxes:
+        yield _guarded("database", partial(_database, config), "lading server run")
+    for name, repository in config.repositories.items():
+        answered = _guarded(
+            f"repository {name}", partial(_repository, config, name), f"curl -I {repository.settings.get('url', '')}"
+        )
+        yield answered
+        for project in _projects(config, name) if answered.level == "ok" else ():
+            yield _guarded(f"project {project}", partial(_rights, config, name, project), "")
+    for name, route in config.routes.items():
+        if route.transport:
+            host, _, path = str(route.transport.get("target", "")).partition(":")
+            yield _guarded(f"route {name}", partial(_transport, config, name), f"ssh {host} true" if path else "")
+    for watch in config.agent.watch:
+        yield _watched(watch.path)
+    yield from pulse(config)
+
+
+def _home(config: Config) -> Iterator[Diagnosis]:
+    try:
+        config.home.mkdir(parents=True, exist_ok=True)
+        probe = config.home / ".doctor"
+        probe.write_bytes(b"")
+        probe.unlink()
+        free = shutil.disk_usage(config.home).free
+    except OSError as exc:
+        yield Diagnosis(
+            "home", "fail", f"cannot write to {config.home}: {exc.strerror}", f"chown -R $USER {config.home}"
+        )
+        return
+    level: Level = "ok" if free > GB else "warn"
+    yield Diagnosis("home", level, f"{config.home}, {free / GB:.1f} GB free")
+    if config.file and os.name == "posix" and config.file.stat().st_mode & 0o022:
+        yield Diagnosis("settings", "warn", f"{config.file} can be changed by others", f"chmod go-w {config.file}")
+
+
+def _clock(config: Config) -> Iterator[Diagnosis]:
+    """A file just written must not seem to come from the future or the past: quiet periods depend on it."""
+    for name, inbox in config.inboxes.items():
+        probe = inbox.path / ".lading" / ".doctor-clock"
+        try:
+            probe.write_bytes(b"")
+            skew = probe.stat().st_mtime - time.time()
+            probe.unlink()
+        except OSError:
+            continue  # reported as a fault of the inbox itself
+        if abs(skew) > 5:
+            yield Diagnosis(
+                "clock", "warn", f"the file server of inbox {name} is {skew:+.0f} s off", "timedatectl status"
+            )
+            return
+    yield Diagnosis("clock", "ok", time.strftime("%Y-%m-%d %H:%M:%S %Z"))
+
+
+def _inbox(path: Path, keep_free_gb: float) -> str:
+    opened = Inbox.open(path)
+    free, _ = opened.room()
+    if free < keep_free_gb * GB:
+        raise LadingError(
+            f"{free / GB:.1f} GB free in {path}, below the {keep_free_gb:g} GB to keep",
+            next_command="lading clean --dry-run",
+        )
+    return f"{path}, sentinel {opened.id}, {free / GB:.1f} GB free"
+
+
+def _database(config: Config) -> str:
+    from lading.assembly import database_version  # noqa: PLC0415 - the agent's install has no database libraries
+
+    return database_version(config)
+
+
+def _repository(config: Config, name: str) -> str:
+    importer = importer_for(config, name)
+    importer.probe()
+    return f"{config.repositories[name].kind}: answers, and the account may work there"
+
+
+def _projects(config: Config, repository: str) -> list[str]:
+    """The projects that deliveries go to: named in the settings of a route, or with folders in its inbox."""
+    found: set[str] = set()
+    for route in config.routes.values():
+        if route.repository != repository:
+            continue
+        layout = route.checks.get("layout")
+        if isinstance(layout, dict):
+            found.update(str(name) for key in ("projects", "per_project") for name in layout.get(key, ()))
+        inbox = config.inboxes.get(route.inbox)
+        if inbox and inbox.path.is_dir():
+            found.update(entry.name for entry in os.scandir(inbox.path) if entry.is_dir() and entry.name[0] != ".")
+    return sorted(found)[:_MOST_PROJECTS]
+
+
+def _rights(config: Config, repository: str, project: str) -> str:
+    importer_for(config, repository).probe_project(project)
+    return f"may be edited by our account in {repository}"
+
+
+def _transport(config: Config, route: str) -> str:
+    make_transport(config, route).probe()
+    kind = config.routes[route].transport.get("kind", "")
+    tool = _tool_version(str(kind))
+    return f"{kind} reaches the inbox" + (f" ({tool})" if tool else "")
+
+
+def _tool_version(kind: str) -> str:
+    if kind != "rsync" or not shutil.which("rsync"):
+        return ""
+    answer = subprocess.run(["rsync", "--version"], capture_output=True, text=True, timeout=10, check=False)
+    return " ".join(answer.stdout.split("\n", 1)[0].split()[:3])
+
+
+def _watched(path: Path) -> Diagnosis:
+    try:
+        with os.scandir(path) as entries:
+            next(entries, None)
+    except OSError as exc:
+        return Diagnosis("watch", "fail", f"{path}: {exc.strerror}; is the share mounted?", f"ls -ld {path}")
+    return Diagnosis("watch", "ok", str(path))
+
+
+def _guarded(area: str, look: Callable[[], str], next_command: str) -> Diagnosis:
+    try:
+        return Diagnosis(area, "ok", look())
+    except LadingError as exc:
+        # "Retry" is for deliveries; here it would only ask the same thing again.
+        own = exc.next_command if not exc.next_command.startswith("lading retry") else ""
+        return Diagnosis(area, "fail", exc.message, own or next_command)

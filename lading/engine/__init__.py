@@ -1,0 +1,1 @@
+"""The server: delivery tables, admission, jobs, and the supervisor."""

@@ -1,0 +1,99 @@
+"""What may take long and hurries nobody: taking in dropped folders, withdrawing what was proven, sweeping up.
+
+In a thread of its own: a dropped folder of 500 GB is read for half an hour, and the line must not wait for that.
+"""
+
+import time
+from datetime import timedelta
+from threading import Event, Thread
+
+import structlog
+
+from lading.config import Config
+from lading.delivery import Delivery, DeliveryId, Stage, new_delivery_id
+from lading.engine import database, deliveries
+from lading.engine.database import Connection, recording
+from lading.engine.deliveries import TableJournal
+from lading.engine.parts import Bare, Parts
+from lading.errors import EngineError, LadingError
+from lading.filters import FileRules
+from lading.inbox import Inbox
+
+_TIDY_EVERY_S = 600.0
+_SWEEP_OLDER_S = 24 * 3600.0
+_WITHDRAWN = "withdrawn"
+"""Journal key: the published copy was removed, or why it is kept."""
+_log = structlog.get_logger("lading.engine")
+
+
+class Chores:
+    """The chores of one server."""
+
+    def __init__(self, config: Config, dsn: str, parts: Parts) -> None:
+        self._config = config
+        self._dsn = dsn
+        self._parts = parts
+        self._stop = Event()
+
+    def start(self) -> None:
+        """Begin, in the background. What is cut off at the end of the program is finished by the next."""
+        Thread(target=self._run, name="lading chores", daemon=True).start()
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        tidied = -_TIDY_EVERY_S
+        while not self._stop.wait(self._config.server.scan_every):
+            tidy = time.monotonic() - tidied >= _TIDY_EVERY_S
+            tidied = time.monotonic() if tidy else tidied
+            for name, inbox in self._parts.inboxes.items():
+                try:
+                    self._adopt(inbox, self._parts.bare.get(name, Bare()))
+                    if tidy:
+                        self.tidy(name, inbox)
+                except LadingError as exc:
+                    _log.warning("chore failed", inbox=name, code=exc.code, note=exc.message)
+
+    def _adopt(self, inbox: Inbox, rule: Bare) -> None:
+        if not rule.route:
+            return
+        route = self._config.route(rule.route)
+        rules = FileRules(include=route.include, exclude=route.exclude, junk=route.junk)
+        for bare in inbox.bare(quiet_s=rule.quiet, marker=rule.marker or None, now=time.monotonic()):
+            delivery = Delivery(new_delivery_id(), rule.route, bare.labels, Stage.ARRIVED, sender="dropped")
+            inbox.adopt(bare, delivery, rules=rules, algorithms=route.digests)
+            _log.info("adopted", delivery=delivery.id, path=str(bare.path))
+
+    def tidy(self, name: str, inbox: Inbox) -> list[DeliveryId]:
+        """Withdraw what was verified more than `keep_days` ago, then sweep; names what was withdrawn."""
+        keep = timedelta(days=self._config.inboxes[name].keep_days)
+        with database.connect(self._dsn, "lading chores") as connection:
+            with recording("looking for what may be withdrawn"):
+                due = connection.execute(
+                    "SELECT id FROM deliveries d WHERE inbox = %s AND stage = 'VERIFIED' AND updated_at < now() - %s"
+                    " AND NOT EXISTS (SELECT 1 FROM journal j WHERE j.delivery = d.id AND j.key = %s)",
+                    (name, keep, _WITHDRAWN),
+                ).fetchall()
+            withdrawn = [id_ for (id_,) in due if self._withdraw(connection, inbox, DeliveryId(id_))]
+        inbox.sweep(older_than_s=_SWEEP_OLDER_S)
+        return withdrawn
+
+    def _withdraw(self, connection: Connection, inbox: Inbox, delivery: DeliveryId) -> bool:
+        """Under the delivery's lock: nobody reads it back while its files go."""
+        with recording(f"withdrawing {delivery}"), deliveries.held(connection, delivery) as got:
+            row = deliveries.load(connection, delivery) if got else None
+            if row is None or row.stage != Stage.VERIFIED:
+                return False
+            try:
+                inbox.withdraw(delivery, key=self._parts.receipt_key)
+                note = "the copy in the inbox was withdrawn; the repository holds every file"
+            except EngineError:
+                raise
+            except LadingError as exc:
+                note = f"the copy in the inbox is kept: {exc.message}"
+            TableJournal(connection, delivery).note(_WITHDRAWN, note)
+            deliveries.add_event(connection, delivery, Stage.VERIFIED, note)
+        _log.info("tidied", delivery=delivery, note=note)
+        return True

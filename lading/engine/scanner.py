@@ -1,0 +1,116 @@
+"""Looks into the inboxes: sealed slots become rows. Cheap while nothing arrives."""
+
+import structlog
+
+from lading.delivery import Delivery, DeliveryId, Labels, Slot, Stage
+from lading.engine import deliveries, jobs
+from lading.engine.database import Connection, recording
+from lading.engine.deliveries import MOST_URGENT
+from lading.engine.parts import Parts
+from lading.errors import EngineError, LadingError, Rejected
+from lading.findings import error
+from lading.inbox import Inbox, read_seal
+
+_BATCH = 100
+"""So many arrivals share a transaction: a thousand small ones cost ten commits."""
+_log = structlog.get_logger("lading.engine")
+
+
+class Scanner:
+    """Scans the inboxes of one server. Several scanners may run: registering twice is harmless."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._known: dict[str, set[DeliveryId]] = {}
+
+    def scan(self, connection: Connection) -> int:
+        """One look at every inbox; returns how many deliveries are new. An inbox that fails is logged and left out."""
+        found = 0
+        for name, inbox in self._parts.inboxes.items():
+            try:
+                with recording(f"registering the arrivals of {name}"):
+                    found += self._register(connection, name, inbox)
+            except EngineError:
+                raise
+            except LadingError as exc:
+                _log.warning("scan failed", inbox=name, code=exc.code, note=exc.message)
+        return found
+
+    def reconcile(self, connection: Connection) -> int:
+        """Register published deliveries that the database has never heard of: it was restored, or made anew.
+
+        They run the whole line again, which finds its work done: the repository is asked before anything is sent.
+        """
+        found = 0
+        for name, inbox in self._parts.inboxes.items():
+            with recording(f"comparing {name} with its records"):
+                rows = connection.execute("SELECT id FROM deliveries WHERE inbox = %s", (name,)).fetchall()
+                try:
+                    for delivery_id in set(inbox.filed()) - {id_ for (id_,) in rows}:
+                        found += self._bring_back(connection, name, inbox, delivery_id)
+                except EngineError:
+                    raise
+                except LadingError as exc:
+                    _log.warning("not reconciled", inbox=name, code=exc.code, note=exc.message)
+        return found
+
+    def _bring_back(self, connection: Connection, name: str, inbox: Inbox, delivery_id: DeliveryId) -> bool:
+        receipt = inbox.read_receipt(delivery_id)
+        if receipt is not None and receipt.proves_all:
+            return False
+        with connection.transaction():
+            return self._arrive(connection, name, inbox, inbox.parcel(delivery_id).delivery)
+
+    def _register(self, connection: Connection, name: str, inbox: Inbox) -> int:
+        present = set(inbox.arrivals())
+        # Those registered before are not looked at again, unless they were given back to be sent again.
+        waiting = connection.execute("SELECT id FROM deliveries WHERE inbox = %s AND stage = 'SENDING'", (name,))
+        again = {DeliveryId(row[0]) for row in waiting.fetchall()}
+        known = self._known.setdefault(name, set())
+        known &= present
+        fresh = sorted(present - (known - again))
+        found = 0
+        for start in range(0, len(fresh), _BATCH):
+            batch = fresh[start : start + _BATCH]
+            with connection.transaction():
+                found += sum(self._arrive(connection, name, inbox, _described(inbox, id_)) for id_ in batch)
+            known.update(batch)
+        return found
+
+    def _arrive(self, connection: Connection, name: str, inbox: Inbox, delivery: Delivery) -> bool:
+        repository, urgency = self._destination(delivery.route)
+        priority = max(-MOST_URGENT, min(MOST_URGENT, delivery.priority)) + urgency
+        epoch = deliveries.register(connection, name, repository, delivery, priority)
+        if epoch is None:
+            self._refuse_stolen_id(connection, name, inbox, delivery.id)
+            return False
+        jobs.queue(connection, jobs.Job(delivery.id, epoch, "accept"), priority=priority)
+        _log.info("arrived", delivery=delivery.id, inbox=name, files=delivery.files, bytes=delivery.bytes)
+        return True
+
+    def _refuse_stolen_id(self, connection: Connection, name: str, inbox: Inbox, delivery: DeliveryId) -> None:
+        row = deliveries.load(connection, delivery)
+        if row is not None and row.inbox != name:
+            found = error(
+                "id-taken", f"{delivery} is known from the inbox {row.inbox}", hint="send it under an id of its own"
+            )
+            inbox.quarantine(delivery, [found])
+            _log.warning("id taken", delivery=delivery, inbox=name, note=found.message)
+
+    def _destination(self, route: str) -> tuple[str, int]:
+        try:
+            parts = self._parts.route(route)
+        except LadingError:
+            return "", 0  # Held when its checks are due; the operator may have named the route by then.
+        return parts.repository, parts.priority
+
+
+def _described(inbox: Inbox, delivery_id: DeliveryId) -> Delivery:
+    """What the seal says. An unusable one is nobody's yet: accepting it says what is wrong, and sets it aside."""
+    try:
+        delivery = read_seal(inbox.root / Slot(delivery_id).path).as_delivery(Stage.ARRIVED)
+    except Rejected:
+        delivery = None
+    if delivery is None or delivery.id != delivery_id:
+        return Delivery(delivery_id, "", Labels("", "", ""), Stage.ARRIVED)
+    return delivery

@@ -1,0 +1,527 @@
+"""The staging area: reserve → seal → accept → publish → receipt. The only code that knows an inbox's folders.
+
+    INBOX/
+      .lading/inbox.json                 the sentinel: whoever does not find it is in the wrong place
+      .lading/incoming/<delivery>/       being written by a transport: data/, then the papers, the seal last
+      .lading/…                          see `lading.staging.slots`
+      PROJECT/participant/SESSION/       published by rename
+
+Everything here may be called again after a crash at any line: the second run finds its work done. Several processes may
+work on one inbox; the engine keeps them off the same delivery, and nothing is destroyed when it fails to.
+`docs/reference/inbox.md` is the protocol for those who write another sender.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import chain
+from pathlib import Path
+
+from lading.delivery import Delivery, DeliveryId, FileOutcome, Labels, Parcel, Receipt, Stage
+from lading.disk import (
+    folders_below,
+    is_real_folder,
+    move,
+    room,
+    sync_folder,
+    sync_tree,
+    translated,
+)
+from lading.errors import (
+    Corrupted,
+    NotVerified,
+    OutOfSpace,
+    Rejected,
+    SourceChanged,
+    TransportError,
+    UnexpectedFault,
+    Unreachable,
+)
+from lading.filters import FileRules
+from lading.findings import Finding, error, note
+from lading.manifest import Manifest, NameLimits, Progress
+from lading.seal import PAPERS, SEAL_NAME, Seal, is_sealed, label_findings, read_seal, seal
+from lading.staging import receipts, sentinel
+from lading.staging.acceptance import DATA, Bounds, Damaged, Leftovers, holds_exactly, look_through, prove
+from lading.staging.bare import BareFolder, BareWatch, finish, is_adoption, list_or_refuse, move_filtered_aside, take_in
+from lading.staging.receipts import parse_receipt, receipt_json, sign, signature_is_valid
+from lading.staging.sentinel import SENTINEL, InboxLimits
+from lading.staging.slots import FINDINGS, LABELS, PUBLISHED, SHARED, VERIFIED, WITHDRAWN, Slots, read_note, write_note
+
+__all__ = [
+    "PAPERS",
+    "SEAL_NAME",
+    "SENTINEL",
+    "BareFolder",
+    "Inbox",
+    "InboxLimits",
+    "Seal",
+    "is_sealed",
+    "parse_receipt",
+    "read_seal",
+    "receipt_json",
+    "seal",
+    "sign",
+    "signature_is_valid",
+]
+
+_ROUNDS = 1000  # of moving remains aside, each of many files
+
+
+class Inbox:
+    """One inbox at `root`; `id` tells it from every other. Make one with `create` or `open`."""
+
+    def __init__(self, root: Path, inbox_id: str, limits: InboxLimits) -> None:
+        self.root = root
+        self.id = inbox_id
+        self.limits = limits
+        self._slots = Slots(root)
+        self._watch = BareWatch(root, self._slots)
+
+    def __repr__(self) -> str:
+        return f"Inbox({str(self.root)!r}, id={self.id!r})"
+
+    @classmethod
+    def create(cls, root: Path, *, limits: InboxLimits | None = None) -> "Inbox":
+        """Make the folders and the sentinel; an inbox that is there keeps its id and gets `limits`, if given.
+
+        Raises ConfigError for a foreign format, AccessDenied, OutOfSpace, Unreachable.
+        """
+        with translated("making an inbox", root):
+            if not root.exists():
+                root.mkdir(parents=True)
+                root.chmod(SHARED)
+            Slots(root).make()
+        found = sentinel.write(root, limits)
+        return cls(root, found.id, found.limits)
+
+    @classmethod
+    def open(cls, root: Path) -> "Inbox":
+        """The inbox at `root`. Raises Unreachable when there is no sentinel, ConfigError when it is a foreign one."""
+        found = sentinel.read(root)
+        return cls(root, found.id, found.limits)
+
+    def room(self) -> tuple[int, int]:
+        """Free and total bytes of the inbox's disk; (0, 0) when it cannot be told."""
+        return room(self.root)
+
+    # -- the sender's half -------------------------------------------------------------------------------------------
+
+    def reserve(self, delivery: DeliveryId, needed_bytes: int = 0) -> Path:
+        """The sender's slot, made with its `data` folder; the same one when asked again.
+
+        Raises OutOfSpace when `needed_bytes` would eat into what the inbox keeps free; AccessDenied, Unreachable.
+        """
+        with translated(f"reserving a slot for {delivery}", self.root):
+            free, total = self.room()
+            if total and free < needed_bytes + self.limits.keep_free_bytes:
+                raise OutOfSpace(
+                    f"delivery {delivery} needs {needed_bytes} bytes in the inbox {self.root}; {free} are free, "
+                    f"of which {self.limits.keep_free_bytes} are kept free",
+                    safe="nothing was sent",
+                )
+            return self._slots.reserve(delivery)
+
+    # -- the server's half -------------------------------------------------------------------------------------------
+
+    def arrivals(self) -> Iterator[DeliveryId]:
+        """Deliveries that are sealed and not published yet, whoever has seen them before; oldest id first."""
+        with translated("looking for arrivals", self.root):
+            yield from self._slots.sealed()
+
+    def bare(self, *, quiet_s: float, marker: str | None = None, now: float) -> Iterator[BareFolder]:
+        """Folders dropped as PROJECT/participant/SESSION that are complete and not ours: to be `adopt`ed.
+
+        Complete: nothing in it moved for `quiet_s` seconds of `now` (any clock that only goes forward), and the file
+        `marker`, if given, is in it too. Quiet is counted by this object, so it takes at least two calls.
+        """
+        with translated("looking for bare deliveries", self.root):
+            yield from self._watch.complete(quiet_s=quiet_s, marker=marker, now=now)
+
+    @property
+    def bare_waiting(self) -> Mapping[Path, str]:
+        """Bare folders that the last look found incomplete, and why."""
+        return self._watch.waiting
+
+    def adopt(
+        self,
+        bare: BareFolder,
+        delivery: Delivery,
+        *,
+        rules: FileRules | None = None,
+        algorithms: Sequence[str] = (),
+        limits: NameLimits = NameLimits.POSIX,
+    ) -> None:
+        """Make a bare folder a sealed delivery: moved out of reach, listed here (origin "arrival"), sealed.
+
+        What `rules` leave out is kept beside it. Checksum files that came along are honoured. After a crash: again with
+        the same delivery, or the next `bare` finishes it. Content that is refused (links, checksum-file-mismatch …) is
+        an arrival too: `accept` raises Rejected for it. Raises SourceChanged, AccessDenied, OutOfSpace, Unreachable.
+        """
+        with translated(f"taking in {bare.path}", self.root):
+            if not bare.path.is_relative_to(self.root):
+                raise UnexpectedFault(f"{bare.path} is not in the inbox {self.root}")
+            if self._slots.held(delivery.id) == self._slots.accepted / delivery.id:
+                return
+            take_in(self._slots, bare, delivery, rules=rules or FileRules(), algorithms=algorithms, limits=limits)
+            list_or_refuse(self._slots, self._slots.accepting / delivery.id)
+
+    def filed(self) -> Iterator[DeliveryId]:
+        """Deliveries whose papers lie in `accepted`: published once, whether or not they were withdrawn since."""
+        with translated("looking for published deliveries", self.root):
+            yield from self._slots.filed()
+
+    def accept(self, delivery: DeliveryId, *, workers: int | None = None, progress: Progress | None = None) -> Parcel:
+        """Take the slot from its sender, read every byte once, and say that it is what the seal declares.
+
+        A delivery accepted before is not read again. On return the data and that verdict survive a power cut.
+        Raises Rejected (hostile, malformed, unlisted, too large; `quarantine` it), Corrupted (`paths` are missing or
+        differ: the slot is the sender's again, without its seal), AccessDenied, Unreachable, OutOfSpace.
+        """
+        with translated(f"accepting {delivery}", self.root):
+            if self._slots.held(delivery) != self._slots.accepted / delivery:
+                slot = self._slots.take(delivery)
+                if slot is None:
+                    raise _no_seal(delivery)
+                if not self._is_verified(delivery):
+                    with self._alone(delivery, verified=False):
+                        self._prepare(delivery, slot)
+                        self._verify(delivery, slot, workers, progress)
+            return self.parcel(delivery)
+
+    def publish(self, parcel: Parcel) -> Parcel:
+        """Let the data appear as PROJECT/participant/SESSION, at once and durably; the papers go to `accepted`.
+
+        When that folder exists with the very same content, the delivery counts as delivered already (`notes` says so)
+        and the parcel of that folder is returned. Raises Rejected (session-exists: other content, both are kept).
+        """
+        delivery = parcel.delivery.id
+        with translated(f"publishing {delivery}", self.root):
+            slot = self._slots.held(delivery)
+            if slot is None:
+                raise _unknown(delivery, "published")
+            if slot.parent == self._slots.accepted:
+                return self.parcel(delivery)
+            with self._alone(delivery, verified=True):
+                touched = self._was_touched(slot)
+            if touched:
+                (slot / VERIFIED).unlink()
+                self.accept(delivery)  # every byte is read again
+            with self._alone(delivery, verified=True):
+                self._publish(delivery, slot)
+            return self.parcel(delivery)
+
+    def parcel(self, delivery: DeliveryId) -> Parcel:
+        """The parcel of an accepted or published delivery; no data is read. Raises UnexpectedFault for any other."""
+        try:
+            return self._parcel(delivery)
+        except (Rejected, UnexpectedFault):
+            return self._parcel(delivery)  # published by another process between two looks
+
+    def notes(self, delivery: DeliveryId) -> tuple[Finding, ...]:
+        """For the record of a delivery that went well: was its list made here, was its content there already."""
+        slot = self._slots.held(delivery)
+        if slot is None:
+            return ()
+        found = []
+        sealed = read_seal(slot)
+        if sealed.origin == "arrival":
+            found.append(note("unverified-at-source", sealed.note or "the list was made on arrival"))
+        if (read_note(slot / PUBLISHED) or {}).get("already_delivered"):
+            found.append(note("already-delivered", "the session folder was there with the very same content"))
+        return tuple(found)
+
+    def is_untouched(self, parcel: Parcel) -> bool:
+        """Whether no file of the parcel was added, removed or written since its bytes were verified (stats only)."""
+        slot = self._slots.held(parcel.delivery.id)
+        if slot is None:
+            return False
+        with translated(f"looking at {parcel.delivery.id}", self.root):
+            published = read_note(slot / PUBLISHED) or {}
+            expected = published.get("fingerprint", _verified_fingerprint(slot)) if parcel.published else ""
+            return self._fingerprint(slot, parcel.root) == (expected or _verified_fingerprint(slot))
+
+    def quarantine(self, delivery: DeliveryId, findings: Iterable[Finding]) -> None:
+        """Move the delivery aside with its findings; nothing is deleted. Again: the findings are written anew.
+
+        A published one is unpublished first. Raises UnexpectedFault when there is no such delivery.
+        """
+        with translated(f"moving {delivery} to quarantine", self.root):
+            if self._slots.held(delivery) == self._slots.accepted / delivery:
+                self._unpublish(delivery)
+            aside = self._slots.put_aside(delivery)
+            if aside is None:
+                raise _unknown(delivery, "put into quarantine")
+            write_note(aside / FINDINGS, {"delivery": delivery, "findings": [f.as_dict() for f in findings]})
+
+    def release(self, delivery: DeliveryId, labels: Labels | None = None) -> None:
+        """Out of quarantine, ready to be accepted again; under other labels if given. The sender's seal stays as it is.
+
+        Raises Rejected when the labels cannot name folders, UnexpectedFault when there is no such delivery.
+        """
+        if labels and (found := label_findings(labels)):
+            raise Rejected(f"{labels} cannot be used: {found[0].message}", findings=found)
+        with translated(f"releasing {delivery}", self.root):
+            slot = self._slots.bring_back(delivery)
+            if slot is None:
+                raise _unknown(delivery, "released")
+            with suppress(FileNotFoundError):
+                move(slot / FINDINGS, slot / f"findings-{time.time_ns()}.json")
+            if labels:
+                write_note(slot / LABELS, dict(labels.as_dict()))
+
+    def write_receipt(self, receipt: Receipt, outcomes: Iterable[FileOutcome], key: bytes) -> Receipt:
+        """Write the list of outcomes, then the receipt, durably, over an earlier one; returns it signed with `key`."""
+        with translated(f"writing the receipt of {receipt.delivery}", self.root):
+            return receipts.write(self._slots.receipts, receipt, outcomes, key)
+
+    def read_receipt(self, delivery: DeliveryId) -> Receipt | None:
+        """The receipt as it is now, or None. The signature is not checked. Raises Corrupted."""
+        with translated(f"reading the receipt of {delivery}", self.root):
+            return receipts.read(self._slots.receipts, delivery)
+
+    def read_outcomes(self, delivery: DeliveryId) -> Iterator[FileOutcome]:
+        """The receipt's lines, one per file, streamed. Raises Corrupted."""
+        with translated(f"reading the outcomes of {delivery}", self.root):
+            yield from receipts.read_outcomes(self._slots.receipts, delivery)
+
+    def withdraw(self, delivery: DeliveryId, *, key: bytes | None = None) -> None:
+        """Remove the published copy of a delivery that the repository holds, every file of it.
+
+        Raises NotVerified, and removes nothing, without a receipt that proves all (with `key`: signed by it), and when the
+        folder no longer holds exactly the delivery. Papers and receipt stay.
+        """
+        with translated(f"withdrawing {delivery}", self.root):
+            parcel = self.parcel(delivery)
+            slot = self._slots.accepted / delivery
+            if not parcel.published:
+                raise _unknown(delivery, "withdrawn")
+            self._demand_proof(parcel, key)
+            going, gone = self._slots.withdrawn / f"{delivery}.checking", self._slots.withdrawn / delivery
+            if self._slots.claimed_by(parcel.delivery.labels) and is_real_folder(parcel.root):
+                move(parcel.root, going)
+                sync_folder(parcel.root.parent)
+            if is_real_folder(going):
+                if self._fingerprint(slot, going) != _verified_fingerprint(slot) and not holds_exactly(
+                    going, parcel.manifest
+                ):
+                    move(going, parcel.root)
+                    raise NotVerified(
+                        f"{parcel.delivery.labels} was changed in the inbox since {delivery} was verified",
+                        safe="nothing was removed",
+                        next_command=f"lading verify {delivery}",
+                    )
+                move(going, gone)
+            for copy in (gone, slot / DATA):
+                if is_real_folder(copy):
+                    shutil.rmtree(copy)
+            self._slots.unclaim(parcel.delivery.labels)
+            self._slots.drop_stub(delivery)
+            write_note(slot / WITHDRAWN, {"path": str(parcel.delivery.labels)})
+
+    def sweep(self, *, older_than_s: float) -> tuple[str, ...]:
+        """Remove what nobody needs any more and is older: temporaries of killed processes, stubs and second copies of
+        deliveries that were withdrawn. Never a delivery. Returns what was removed, relative to the inbox.
+        """
+        with translated("sweeping", self.root):
+            return tuple(str(p.relative_to(self.root)) for p in self._slots.sweep(time.time() - older_than_s))
+
+    # -- how -------------------------------------------------------------------------------------------------------
+
+    def _parcel(self, delivery: DeliveryId) -> Parcel:
+        slot = self._slots.held(delivery)
+        if slot is None or read_note(slot / VERIFIED) is None:
+            raise _unknown(delivery, "accepted")
+        sealed = read_seal(slot)
+        labels = _overlay(slot) or sealed.labels
+        published = slot.parent == self._slots.accepted
+        return Parcel(
+            delivery=sealed.as_delivery(Stage.QUEUED if published else Stage.ACCEPTED, labels),
+            root=self._session(labels) if published else slot / DATA,
+            manifest=Manifest.trusted(slot, sealed.summary),
+            published=published,
+        )
+
+    def _prepare(self, delivery: DeliveryId, slot: Path) -> None:
+        if not is_real_folder(slot):
+            raise _not_a_folder(delivery)
+        if is_adoption(slot):
+            finish(slot)
+            move_filtered_aside(slot, Manifest.trusted(slot, read_seal(slot).summary))
+        elif not os.path.lexists(slot / SEAL_NAME):
+            raise self._reopened(delivery, slot, Damaged("it has no seal any more"))
+
+    def _verify(self, delivery: DeliveryId, slot: Path, workers: int | None, progress: Progress | None) -> None:
+        bounds = Bounds(self.limits.max_files, self.limits.max_bytes, self.limits.max_list_bytes)
+        for _ in range(_ROUNDS):
+            try:
+                proof = prove(slot, delivery, _overlay(slot), bounds, workers=workers, progress=progress)
+                break
+            except Leftovers as left:
+                self._slots.set_aside(slot, "leftovers", left.paths)
+            except Damaged as damaged:
+                if self._is_verified(delivery):
+                    return
+                raise self._reopened(delivery, slot, damaged) from damaged
+        else:
+            raise self._reopened(delivery, slot, Damaged("it holds too many remains of interrupted copies"))
+        manifest = Manifest.trusted(slot, proof.seal.summary)
+        listed = (f"{DATA}/{entry.path}" for entry in manifest)
+        sync_tree(slot, chain(PAPERS, listed), proof.seal.summary.files)
+        write_note(slot / VERIFIED, {"fingerprint": proof.fingerprint, "digest": proof.seal.summary.digest})
+
+    def _is_verified(self, delivery: DeliveryId) -> bool:
+        slot = self._slots.held(delivery)
+        return slot is not None and read_note(slot / VERIFIED) is not None
+
+    @contextmanager
+    def _alone(self, delivery: DeliveryId, *, verified: bool) -> Iterator[None]:
+        """Believe a refusal only while the slot is still where and (`verified` or not) what it was when we began.
+
+        Else another process carried the delivery on meanwhile, under our eyes: that is no reason to refuse anything.
+        """
+        try:
+            yield
+        except (Rejected, UnexpectedFault) as exc:
+            if os.path.lexists(self._slots.accepting / delivery) and self._is_verified(delivery) is verified:
+                raise
+            raise Unreachable(f"another process is working on {delivery}") from exc
+
+    def _reopened(self, delivery: DeliveryId, slot: Path, damaged: Damaged) -> TransportError:
+        if is_adoption(slot):
+            (slot / SEAL_NAME).unlink(missing_ok=True)  # nobody can send it again: it is listed anew
+            return SourceChanged(f"somebody still writes to {delivery}: {damaged.what}", safe="it is listed again")
+        self._slots.give_back(delivery, damaged.paths)
+        return Corrupted(
+            f"delivery {delivery} arrived damaged: {damaged.what}",
+            paths=damaged.paths,
+            safe="the damaged files were moved aside; everything that arrived whole is kept",
+        )
+
+    def _demand_proof(self, parcel: Parcel, key: bytes | None) -> None:
+        delivery = parcel.delivery
+        receipt = self.read_receipt(delivery.id)
+        missing = (
+            "there is no receipt"
+            if receipt is None
+            else "its receipt does not prove every file"
+            if not receipt.proves_all or (receipt.digest, receipt.files) != (delivery.digest, delivery.files)
+            else "its receipt is not signed by this server"
+            if key is not None and not signature_is_valid(receipt, key)
+            else ""
+        )
+        if missing:
+            raise NotVerified(
+                f"{delivery.id} stays in the inbox: {missing}",
+                safe="nothing was removed",
+                next_command=f"lading verify {delivery.id}",
+            )
+
+    def _was_touched(self, slot: Path) -> bool:
+        data = slot / DATA
+        return (
+            is_real_folder(data)
+            and read_note(slot / VERIFIED) is not None
+            and self._fingerprint(slot, data) != _verified_fingerprint(slot)
+            and is_real_folder(data)  # still: it was not published by another process while we looked
+        )
+
+    def _publish(self, delivery: DeliveryId, slot: Path) -> None:
+        labels = self.parcel(delivery).delivery.labels
+        if is_real_folder(slot / DATA):
+            self._show(delivery, slot, labels)
+        elif not self._is_shown(slot, labels):
+            raise UnexpectedFault(f"the data of {delivery} is neither in {slot} nor in {self.root / str(labels)}")
+        self._slots.file_away(delivery, self._session(labels))
+
+    def _show(self, delivery: DeliveryId, slot: Path, labels: Labels) -> None:
+        target = self._session(labels)
+        try:
+            with folders_below(self.root, (labels.project, labels.participant), SHARED) as parent:
+                if target.exists() or target.is_symlink():
+                    self._compare_with_what_is_there(delivery, slot, target)
+                    return
+                self._slots.announce(delivery, labels, {"already_delivered": False})
+                with suppress(PermissionError):
+                    (slot / DATA).chmod(SHARED)
+                move(slot / DATA, target, into=parent)
+        except NotADirectoryError as exc:
+            raise _blocked(labels, f"{exc.filename} is not a folder") from exc
+        except FileExistsError:
+            self._compare_with_what_is_there(delivery, slot, target)
+
+    def _compare_with_what_is_there(self, delivery: DeliveryId, slot: Path, target: Path) -> None:
+        if self._is_shown(slot, self.parcel(delivery).delivery.labels):
+            return  # another process was faster
+        ours = self.parcel(delivery)
+        labels = ours.delivery.labels
+        if not holds_exactly(target, ours.manifest):
+            raise _blocked(labels, "it exists already, with other content")
+        known = {"already_delivered": True, "fingerprint": self._fingerprint(slot, target)}
+        self._slots.announce(delivery, labels, known)
+
+    def _is_shown(self, slot: Path, labels: Labels) -> bool:
+        target = self._session(labels)
+        return is_real_folder(target) and self._fingerprint(slot, target) == _verified_fingerprint(slot)
+
+    def _unpublish(self, delivery: DeliveryId) -> None:
+        slot = self._slots.accepted / delivery
+        labels = self.parcel(delivery).delivery.labels
+        if not is_real_folder(slot / DATA) and self._slots.claimed_by(labels) == delivery:
+            with suppress(FileNotFoundError):
+                move(self._session(labels), slot / DATA)
+                sync_folder(self._session(labels).parent)
+            self._slots.unclaim(labels)
+        with suppress(FileNotFoundError):
+            (slot / PUBLISHED).unlink()
+        move(slot, self._slots.accepting / delivery)
+
+    def _fingerprint(self, slot: Path, data: Path) -> str:
+        look = look_through(data, Manifest.trusted(slot, read_seal(slot).summary))
+        return look.fingerprint if not (look.refused or look.leftovers) else ""
+
+    def _session(self, labels: Labels) -> Path:
+        return self.root / labels.project / labels.participant / labels.session
+
+
+def _overlay(slot: Path) -> Labels | None:
+    changed = read_note(slot / LABELS)
+    if changed is None:
+        return None
+    return Labels(*(str(changed[key]) for key in ("project", "participant", "session")))
+
+
+def _verified_fingerprint(slot: Path) -> str:
+    return str((read_note(slot / VERIFIED) or {}).get("fingerprint", "not verified"))
+
+
+def _blocked(labels: Labels, why: str) -> Rejected:
+    return Rejected(
+        f"the session folder {labels} cannot be made: {why}",
+        findings=[
+            error(
+                "session-exists",
+                f"{labels}: {why}",
+                hint="compare the two; send again under another session label, or `lading fix ID --session NEW`",
+            )
+        ],
+        safe="both are kept",
+    )
+
+
+def _not_a_folder(delivery: DeliveryId) -> Rejected:
+    found = error("symlink", "the slot is a link, or no folder at all", hint="send the delivery again with lading")
+    return Rejected(f"delivery {delivery} cannot be taken: {found.message}", findings=[found])
+
+
+def _no_seal(delivery: DeliveryId) -> Unreachable:
+    return Unreachable(f"there is no sealed delivery {delivery} in this inbox (yet)")
+
+
+def _unknown(delivery: DeliveryId, what: str) -> UnexpectedFault:
+    return UnexpectedFault(
+        f"delivery {delivery} cannot be {what}: it is not in this inbox, or not that far",
+        next_command=f"lading show {delivery}",
+    )

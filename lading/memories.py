@@ -1,0 +1,103 @@
+"""The server's ledger and the agent's outbox, seen through the desk's one shape."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import NoReturn
+
+from lading.agent.outbox import UNSENT, Outbox, Outgoing
+from lading.agent.receipts import kept_receipt
+from lading.delivery import DeliveryId, Labels, Stage
+from lading.desk import Account
+from lading.errors import LadingError
+
+
+class AgentMemory:
+    """The outbox of this machine."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    def recent(self, *, stages: Sequence[Stage], limit: int) -> Iterable[Account]:
+        """Newest first."""
+        return [self._account(item) for item in self._outbox.deliveries(*stages, limit=limit)]
+
+    def starting_with(self, prefix: str) -> Sequence[DeliveryId]:
+        """Ids that begin or end so."""
+        return [i.id for i in self._outbox.deliveries() if i.id.startswith(prefix) or i.id.endswith(prefix)][:10]
+
+    def account(self, delivery: DeliveryId) -> Account | None:
+        """One delivery with everything, or None."""
+        if delivery not in self.starting_with(delivery):
+            return None
+        return self._account(self._outbox.get(delivery), whole=True)
+
+    def verify(self, delivery: DeliveryId) -> None:
+        """Only the server can."""
+        self._not_here(delivery, "verify")
+
+    def retry(self, delivery: DeliveryId) -> None:
+        """Carry again at once."""
+        self._outbox.retry(delivery)
+
+    def fix(self, delivery: DeliveryId, labels: Labels) -> None:
+        """What never left has no labels to mend in an inbox: it is sent anew."""
+        item = self._outbox.get(delivery)
+        if item.arrived_at:
+            self._not_here(delivery, "fix")
+        raise LadingError(
+            f"{delivery} was refused before it left {item.root}",
+            safe="nothing was sent; the source is untouched",
+            next_command=(
+                f"lading send {item.root} --route {item.delivery.route}"
+                f" --project {labels.project} --participant {labels.participant} --session {labels.session}"
+            ),
+        )
+
+    def release(self, delivery: DeliveryId) -> None:
+        """Look at the source again."""
+        if self._outbox.get(delivery).arrived_at:
+            self._not_here(delivery, "release")
+        self._outbox.retry(delivery)
+
+    def pause(self, target: str) -> None:
+        """One delivery, a route's, or all that has not left yet."""
+        for item in self._meant(target):
+            if item.stage in UNSENT or item.id == target:
+                self._outbox.pause(item.id)
+
+    def resume(self, target: str) -> None:
+        """The reverse of pause."""
+        for item in self._meant(target):
+            if item.stage is Stage.PAUSED or item.id == target:
+                self._outbox.resume(item.id)
+
+    def cancel(self, delivery: DeliveryId) -> None:
+        """Give it up before it is in the inbox; later only the server can."""
+        if self._outbox.get(delivery).stage in (*UNSENT, Stage.HELD, Stage.PAUSED, Stage.REJECTED):
+            self._outbox.cancel(delivery)
+
+    def _meant(self, target: str) -> list[Outgoing]:
+        return [i for i in self._outbox.deliveries() if target in ("all", i.delivery.route, i.id)]
+
+    def _not_here(self, delivery: DeliveryId, wish: str) -> NoReturn:
+        raise LadingError(
+            f"{delivery} lies in the inbox; only the server there can {wish} it",
+            safe="its files are in the inbox, and at the source",
+            next_command=f"lading {wish} {delivery}   (on the staging host)",
+        )
+
+    def _account(self, item: Outgoing, *, whole: bool = False) -> Account:
+        return Account(
+            delivery=item.delivery,
+            changed_at=datetime.fromtimestamp(item.updated_at, UTC),
+            known_to=("agent",),
+            findings=tuple(self._outbox.findings(item.id)),
+            events=tuple(self._outbox.events(item.id)) if whole else (),
+            error=item.error,
+            next_command=item.next_command,
+            source=str(item.root),
+            sent_bytes=item.sent_bytes,
+            attempt=item.attempt,
+            not_before=datetime.fromtimestamp(item.not_before, UTC) if item.not_before else None,
+            receipt=kept_receipt(self._outbox, item.id),
+        )

@@ -1,0 +1,207 @@
+"""The roles. Read this file first: it says what each part promises, and what may be called twice.
+
+A part is found by entry point (`lading.transports`, `lading.sources`, `lading.checks`, `lading.importers`) and made from
+its own table of the settings: `Part.from_settings(settings, context)`. It never reads the environment or a global.
+Everything here blocks; concurrency is more workers.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from lading.delivery import Cargo, DeliveryId, FileOutcome, Labels, Parcel, Receipt, Slot
+from lading.findings import Finding
+from lading.manifest import NameLimits
+
+Settings = Mapping[str, object]
+"""One part's own table of the TOML file, unvalidated; the part turns it into its config (attrs + cattrs, no extra keys)."""
+
+
+class Journal(Protocol):
+    """A few durable notes that a part keeps about one delivery (a Globus task id, an XNAT import request)."""
+
+    def note(self, key: str, value: str) -> None:
+        """Remember `value` (up to 64 KiB) under `key`. On return it survives a power cut."""
+
+    def recall(self, key: str) -> str | None:
+        """The last value noted under `key`, or None."""
+
+
+class Progress(Protocol):
+    """Told how far a long step has come. Must be cheap and never raise; may be called from any thread."""
+
+    def advance(self, *, files: int = 0, bytes: int = 0) -> None:  # noqa: A002 - the unit is the name
+        """So many more files and bytes are done."""
+
+
+class NoProgress:
+    """Nobody is looking."""
+
+    def advance(self, *, files: int = 0, bytes: int = 0) -> None:  # noqa: A002
+        """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransportTraits:
+    """What a transport can and cannot do. The conformance suite proves every claim.
+
+    resumes: a killed carry continues inside a file instead of sending it again.
+    keeps_mtime: modification times arrive (to the second).
+    lists_on_the_way: also takes an unsealed cargo and makes the manifest from the read it copies with.
+    third_party: the bytes do not pass through the caller.
+    names: what the target's file system or protocol refuses.
+    """
+
+    resumes: bool = False
+    keeps_mtime: bool = True
+    lists_on_the_way: bool = False
+    third_party: bool = False
+    names: NameLimits = NameLimits.POSIX
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a carry would move: the dry run. `sample` names up to 20 of the files (relative POSIX)."""
+
+    files: int
+    bytes: int
+    files_already_there: int = 0
+    sample: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Says which acquisitions under a watched folder are complete and ready to leave."""
+
+    def ready(self) -> Iterable["Acquisition"]:
+        """Look once, without blocking for completion. An acquisition stays ready until the agent has taken it.
+
+        Raises Unreachable when the watched folder itself is not there (an unmounted share is not "empty").
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Acquisition:
+    """A finished session folder. `labels` is None, with `findings` saying why, when its path does not fit the template.
+
+    `fingerprint` stands for what the source saw (names, sizes, times): an equal one means that nothing changed since. "" when
+    the source does not know; the agent then looks for itself.
+    """
+
+    root: Path
+    labels: Labels | None
+    findings: tuple[Finding, ...] = ()
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An acquisition that a source does not call complete yet, and why. `again_in`: seconds until another look may change that."""
+
+    root: Path
+    reason: str
+    again_in: float | None = None
+
+
+@runtime_checkable
+class Explaining(Protocol):
+    """A source that can also say what it is waiting for. Optional: people like to know."""
+
+    def waiting(self) -> Iterable[Waiting]:
+        """The incomplete acquisitions of the last `ready`."""
+
+
+@runtime_checkable
+class Transport(Protocol):
+    """Carries the files of one delivery, then its papers, into its slot in an inbox."""
+
+    @property
+    def traits(self) -> TransportTraits:
+        """What this transport, as configured, can do."""
+
+    def probe(self, needed_bytes: int = 0) -> None:
+        """Reachable, the right place (the sentinel is there), and room for `needed_bytes`: raises what carry would raise.
+
+        Writes nothing. Raises Unreachable (no answer, no sentinel), AccessDenied, OutOfSpace (needed and free figures).
+        """
+
+    def plan(self, cargo: Cargo, slot: Slot) -> Plan:
+        """The dry run: what carry would move now. Writes nothing anywhere."""
+
+    def carry(self, cargo: Cargo, slot: Slot, journal: Journal, progress: Progress) -> None:
+        """Bring every file of the manifest under `slot.data`, then the papers under `slot.path`, the seal last.
+
+        May be called again after any crash and then carries only what is missing or damaged. On return, everything is
+        durable on the target and the seal is in place. No file appears under its final name before it is whole.
+        The source is only read. Raises SourceChanged when a file no longer equals the manifest, Corrupted, Unreachable,
+        AccessDenied, OutOfSpace; nothing foreign escapes.
+        """
+
+    def fetch_receipt(self, delivery: DeliveryId) -> Receipt | None:
+        """The inbox's current answer about the delivery, or None when there is none yet.
+
+        A receipt may change (REJECTED today, VERIFIED after an operator's fix). Raises Unreachable, AccessDenied.
+        """
+
+
+@runtime_checkable
+class Check(Protocol):
+    """Reads a parcel, changes nothing, says what is wrong with it."""
+
+    def check(self, parcel: Parcel) -> Iterable[Finding]:
+        """Findings about the parcel; an error refuses it. Repeatable. Never raises for bad data, only for a broken disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportPlan:
+    """What an import would do: `steps` in words for people, `target` for machines (project, subject, session, route …)."""
+
+    steps: tuple[str, ...]
+    target: Mapping[str, str]
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRecord:
+    """What an import did: the repository's address of the result, and how often it really had to send something."""
+
+    target: Mapping[str, str]
+    already_there: bool = False
+
+
+@runtime_checkable
+class Importer(Protocol):
+    """Registers a parcel in one repository and proves that it is there."""
+
+    def probe(self) -> None:
+        """The repository answers and our account may work there. Raises TargetUnavailable, AccessDenied, TargetMissing."""
+
+    def probe_project(self, project: str) -> object:
+        """Our account may import into `project`, as far as reading can tell.
+
+        Raises TargetMissing, AccessDenied, TargetUnavailable.
+        """
+
+    def plan(self, parcel: Parcel, skips: Mapping[str, str] | None = None) -> ImportPlan:
+        """The preflight, without side effects; `--dry-run` prints it. Raises TargetMissing, TargetUnavailable, Refused.
+
+        `skips`: files (relative POSIX path → reason) that a check leaves out: they are not sent, and verify reports them FILTERED.
+        """
+
+    def run(self, parcel: Parcel, plan: ImportPlan, journal: Journal) -> ImportRecord:
+        """Make the repository hold the parcel. Asks it first; sends only what is missing. May be called again at any time.
+
+        A time-out is not a failure: the repository's state is read again before anything is repeated. Raises
+        TargetUnavailable (try later), TargetMissing, Refused (its reason quoted).
+        """
+
+    def verify(self, parcel: Parcel, record: ImportRecord) -> Iterable[FileOutcome]:
+        """One outcome per file of the manifest, by a fresh, independent read of the repository. Streams; order free.
+
+        A blank or absent proof is UNVERIFIED, never VERIFIED. Raises TargetUnavailable.
+        """
+
+
+Clock = Callable[[], float]
+"""Seconds since the epoch; passed in where a rule depends on the time of day."""

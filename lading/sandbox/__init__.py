@@ -1,0 +1,1 @@
+"""Stand-in repositories that a newcomer, and the tests, can start."""

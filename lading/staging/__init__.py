@@ -1,0 +1,1 @@
+"""How an inbox keeps its promises: sentinel, slots, acceptance, receipts. `lading.inbox` is the way in."""

@@ -1,0 +1,1 @@
+"""For the tests of parts, ours and third-party: conformance suites, verified fakes, real servers, fault injectors."""

@@ -1,0 +1,144 @@
+"""A TCP proxy that misbehaves on request: cuts, stalls, slows down, flips a byte. Needs no root.
+
+Uses asyncio in a thread of its own: aborting a socket while another thread sits in `recv` does not send the reset.
+"""
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+_BLOCK = 1 << 17
+
+
+@dataclass
+class Faults:
+    """What goes wrong; may be changed at any time. Counts are bytes from client to server over all connections.
+
+    cut_at: reset every connection, once, when so many bytes went by. flip_at: invert one bit pattern in that byte, once.
+    stall: hand nothing on. refuse: reset new connections. bytes_per_second: how fast, 0 is no limit.
+    """
+
+    cut_at: int | None = None
+    flip_at: int | None = None
+    stall: bool = False
+    refuse: bool = False
+    bytes_per_second: int = 0
+
+
+class FaultProxy:
+    """Listens on 127.0.0.1 (`port`) and connects to `target`. A context manager."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self.target = target
+        self.faults = Faults()
+        self.port = 0
+        self.passed = 0
+        self.cuts = 0
+        self._live: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._main, daemon=True, name="fault-proxy")
+        self._ready = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._ready.wait()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stop)
+        self._thread.join(5)
+
+    def cut(self) -> None:
+        """Reset every connection now."""
+        self._loop.call_soon_threadsafe(self._cut_all)
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=_BLOCK))
+        self.port = self._server.sockets[0].getsockname()[1]
+        self._ready.set()
+        self._loop.run_forever()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
+
+    def _stop(self) -> None:
+        self._server.close()
+        self._cut_all()
+        self._loop.call_later(0.05, self._loop.stop)
+
+    def _cut_all(self) -> None:
+        self.cuts += 1
+        for writer in self._live:
+            _reset(writer)
+        self._live.clear()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.faults.refuse:
+            _reset(writer)
+            return
+        try:
+            up_reader, up_writer = await asyncio.open_connection(*self.target, limit=_BLOCK)
+        except OSError:
+            _reset(writer)
+            return
+        self._live |= {writer, up_writer}
+        await asyncio.gather(
+            self._pump(reader, up_writer, is_up=True),
+            self._pump(up_reader, writer, is_up=False),
+            return_exceptions=True,
+        )
+        for one in (writer, up_writer):
+            self._live.discard(one)
+            one.close()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_up: bool) -> None:
+        while True:
+            try:
+                data = await reader.read(_BLOCK)
+            except OSError:
+                data = b""
+            if not data:
+                with contextlib.suppress(OSError, RuntimeError):
+                    writer.write_eof()
+                return
+            while self.faults.stall:
+                await asyncio.sleep(0.02)
+            if self.faults.bytes_per_second:
+                await asyncio.sleep(len(data) / self.faults.bytes_per_second)
+            if is_up:
+                data = self._tampered(data)
+            if is_up and self.faults.cut_at is not None and self.passed >= self.faults.cut_at:
+                self.faults.cut_at = None
+                self._cut_all()
+                return
+            writer.write(data)
+            try:
+                await writer.drain()
+            except OSError:
+                return
+
+    def _tampered(self, data: bytes) -> bytes:
+        at = self.faults.flip_at
+        if at is not None and self.passed <= at < self.passed + len(data):
+            self.faults.flip_at = None
+            index = at - self.passed
+            data = data[:index] + bytes([data[index] ^ 0xFF]) + data[index + 1 :]
+        self.passed += len(data)
+        return data
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    sock = writer.get_extra_info("socket")
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

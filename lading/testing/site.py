@@ -1,0 +1,160 @@
+"""Where a transport's tests take place: a site to reach, an inbox, sources, small disks, and eyes on all of them."""
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from lading.inbox import Inbox, InboxLimits
+from lading.ports import Settings
+from lading.seal import SEAL_NAME, is_sealed
+from lading.testing import trees
+from lading.testing.carrying import Errand
+from lading.testing.faultproxy import FaultProxy
+
+
+@dataclass(frozen=True)
+class Site:
+    """How the suite gets at a transport.
+
+    `factory`: "module:Class.from_settings", also found from another process. `reach(folder)`: settings that reach an inbox at
+    `folder`. `denied`, `unreachable`: by reason, changes to the settings that make the server refuse us, or be absent.
+    `server`: host and port that a proxy may stand in front of; `through(proxy)`: changes to the settings that go through it,
+    with a time-out of a few seconds. `secrets`: texts that must never be shown.
+    """
+
+    factory: str
+    reach: Callable[[Path], Settings]
+    denied: Mapping[str, Settings] = field(default_factory=dict)
+    unreachable: Mapping[str, Settings] = field(default_factory=dict)
+    server: tuple[str, int] | None = None
+    through: Callable[[FaultProxy], Settings] | None = None
+    secrets: tuple[str, ...] = ()
+
+
+class Desk:
+    """What a test works with: an inbox, sources, errands between them."""
+
+    def __init__(self, folder: Path, site: Site) -> None:
+        self.folder, self.site = folder, site
+        self.inbox = Inbox.create(folder / "inbox", limits=InboxLimits(keep_free_bytes=0))
+        self.state = folder / "state"
+        self.state.mkdir()
+        self._count = 0
+
+    def errand(self, source: Path, changes: Settings | None = None, *, inbox: Path | None = None) -> Errand:
+        """A new, unsealed errand for `source`."""
+        self._count += 1
+        settings = {**self.site.reach(inbox or self.inbox.root), **(changes or {})}
+        name = f"test-delivery-{self._count}"
+        return Errand(self.site.factory, settings, str(source), str(self.folder / name), str(self.state), name)
+
+    def plain(self, **shape: int) -> Path:
+        """A new plain source."""
+        self._count += 1
+        return trees.plain_tree(self.folder / f"source-{self._count}", **shape)
+
+    def data(self, errand: Errand) -> Path:
+        """Where the files of the errand should be."""
+        return self.inbox.root / errand.slot.data
+
+    def is_sealed(self, errand: Errand) -> bool:
+        """Whether the server would see a finished delivery."""
+        return is_sealed(self.inbox.root / errand.slot.path)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A disk of `size` (as mount understands it) at `folder`; skips the test where that takes more rights than ours."""
+    if os.name != "posix" or os.geteuid() != 0:
+        pytest.skip("a small disk can only be mounted by root")
+    folder.mkdir()
+    run("mount", "-t", "tmpfs", "-o", f"size={size}", "lading-test", str(folder))
+    try:
+        yield folder
+    finally:
+        run("umount", "-l", str(folder))
+
+
+def run(*argv: str) -> None:
+    """Run a command that must succeed."""
+    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+
+
+def watch_until(
+    desk: Desk,
+    errand: Errand,
+    whole: Mapping[str, tuple[int, str]],
+    enough: int,
+    process: "subprocess.Popen[bytes]",
+) -> list[str]:
+    """Wait until enough bytes are in the slot; what was visible under a final name before it was whole."""
+    early: list[str] = []
+    while process.poll() is None:
+        sizes = _sizes(desk.data(errand))
+        early += [path for path, size in sizes.items() if path in whole and size != whole[path][0]]
+        if desk.is_sealed(errand) and len([path for path in sizes if path in whole]) < len(whole):
+            early.append(SEAL_NAME)
+        if sum(sizes.values()) >= enough:
+            break
+    return early
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    sizes = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                sizes[Path(parent, name).relative_to(folder).as_posix()] = Path(parent, name).stat().st_size
+    return sizes
+
+
+def settle(folder: Path) -> None:
+    """Wait until the other side of a cut connection has noticed: nothing changes in the slot any more."""
+    before, quiet = None, 0
+    while quiet < 5:
+        now = _sizes(folder)
+        quiet = quiet + 1 if now == before else 0
+        before = now
+        time.sleep(0.05)
+
+
+def inodes(folder: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of every file: they tell a file that was written anew from one that was left alone."""
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def flip_a_byte(path: Path) -> None:
+    """Damage the content, keep size and times."""
+    info = path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def command_lines() -> list[str]:
+    """What every user of this machine can see of every process."""
+    lines = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(place.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return lines
+
+
+@contextlib.contextmanager
+def proxied(site: Site) -> Iterator[tuple[FaultProxy, Settings]]:
+    """A proxy before the site's server, and the changes to the settings that go through it; skips where there is none."""
+    if site.server is None or site.through is None:
+        pytest.skip("nothing goes over a network")
+    with FaultProxy(site.server) as proxy:
+        yield proxy, site.through(proxy)
