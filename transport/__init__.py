@@ -1,0 +1,1 @@
+"""Carrying files: one protocol, one file; wrappers are transports too."""

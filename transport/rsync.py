@@ -1,0 +1,463 @@
+"""Carries a delivery with rsync: over ssh, or without a daemon to a folder of this machine.
+
+Three calls: the lists, the files, the seal. The lists go first because rsync makes one missing folder, not two: a slot can
+only begin below an existing `.lading/incoming`, never on the bare mount point of an absent share.
+"""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import attrs
+
+from lading.config import structure
+from lading.delivery import Cargo, DeliveryId, Receipt, Slot
+from lading.errors import ConfigError, LadingError, OutOfSpace, SourceChanged, UnexpectedFault, Unreachable
+from lading.inbox import Inbox, parse_receipt
+from lading.listing.entries import order_key
+from lading.manifest import Entry, Filtered, Manifest, NameLimits, Verdict, rehash, survey, unchanged
+from lading.ports import Journal, Plan, Progress, Settings, TransportTraits
+from lading.seal import PAPERS, SEAL_NAME, is_sealed, read_seal
+from transport.foreign import TARGET, shown, translating
+from transport.landing import Landing
+from transport.pacing import Pace, Unpaced
+from transport.rsync_run import Ended, Rsync, bytes_done, unescaped
+
+PARTIAL = ".rsync-partial"
+"""Where rsync keeps a part of a file, next to it, until the file is whole."""
+
+# Journal keys; each value is the digest of a list.
+_BEGUN = "rsync-begun"  # a carry of that list has begun
+_SEALED = "rsync-sealed"  # that list was carried and sealed
+_HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.$-]*@)?(?:[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.%]+\])")
+_LISTED = re.compile(rb"(.)\S{9}\s+[0-9.,]+ [0-9/]{10} [0-9:]{8} (.*)")
+# The second form is rrsync's, which looks before rsync does.
+_MISSING = re.compile(r"No such file or directory \(2\)|rrsync error: .*No such file or directory")
+_MISSING_CODES = (3, 11, 12, 23)
+_MAX_SMALL = 64 << 20
+_SAMPLE = 20
+_NAMES = {"posix": NameLimits.POSIX, "windows": NameLimits.WINDOWS, "smb": NameLimits.SMB}
+
+
+@attrs.frozen(kw_only=True)
+class RsyncConfig:
+    """`target`: the inbox, as `/path` (this machine) or `user@host:/path` (ssh).
+
+    `port`, `identity`, `known_hosts`, `ssh_config` are ssh's; a host key that is not known is refused, always.
+    `timeout`: seconds of silence before a transfer counts as broken; checksums of a huge file take that long on a slow
+    disk. `connect_timeout`: seconds for the connection. `chmod`: permissions in the inbox (rsync's --chmod). `fsync`:
+    each file is forced to the remote disk before the seal; without it the inbox does that when it reads everything
+    back. `compress` suits slow lines. `names`: what the inbox's disk refuses ("posix", "windows", "smb").
+    """
+
+    target: str
+    port: int = 0
+    identity: Path | None = None
+    known_hosts: Path | None = None
+    ssh_config: Path | None = None
+    timeout: int = 120
+    connect_timeout: int = 10
+    chmod: str = "D2770,F0660"
+    compress: bool = False
+    fsync: bool = False
+    names: str = "posix"
+    program: str = "rsync"
+    remote_program: str = ""
+    ssh: str = "ssh"
+
+
+class RsyncTransport:
+    """A transport by rsync. One object may carry several deliveries at a time. `state`: a folder for passing files."""
+
+    def __init__(self, config: RsyncConfig, *, state: Path, pace: Pace | None = None) -> None:
+        self._host, self._root = _parse_target(config.target)
+        if config.names not in _NAMES:
+            raise ConfigError(f"names = {config.names!r} is none of {', '.join(_NAMES)}")
+        self._config, self._state, self._pace = config, state, pace or Unpaced()
+        self._rsync = Rsync(config.program)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, state: Path) -> Self:
+        """Made from the route's transport table. Raises ConfigError."""
+        return cls(structure(settings, RsyncConfig, where="transport"), state=state)
+
+    def __repr__(self) -> str:
+        return f"RsyncTransport({self._config.target!r})"
+
+    @property
+    def traits(self) -> TransportTraits:
+        """Over ssh, a part of a file that arrived is used by the next attempt; on one machine copying again is faster."""
+        return TransportTraits(resumes=bool(self._host), names=_NAMES[self._config.names])
+
+    def paced(self, pace: Pace) -> Self:
+        """The same place, slower: --bwlimit, and started anew when the allowed rate changes."""
+        return type(self)(self._config, state=self._state, pace=pace)
+
+    def probe(self, needed_bytes: int = 0) -> None:
+        """See the role. Over ssh the room cannot be asked for (rsync has no way); a full disk shows as OutOfSpace in carry."""
+        with self._fetched(".lading/inbox.json", f"cannot look into the inbox {self._config.target}") as found:
+            if found is None:
+                raise Unreachable(
+                    f"{self._config.target} has no sentinel (.lading/inbox.json): is the share mounted there?",
+                    next_command="lading doctor",
+                )
+            _check_sentinel(found, self._config.target)
+        if not self._host:
+            with translating(f"cannot look at the disk of {self._root}", TARGET):
+                free = shutil.disk_usage(self._root).free
+            if needed_bytes > free:
+                raise OutOfSpace(
+                    f"the inbox {self._root} has room for {free:,} bytes, the delivery needs {needed_bytes:,}: "
+                    f"{needed_bytes - free:,} bytes are missing",
+                    next_command="lading inbox",
+                )
+
+    def plan(self, cargo: Cargo, slot: Slot) -> Plan:
+        """See the role. A cargo without a seal is only surveyed: nothing of it can be there yet."""
+        if not is_sealed(cargo.papers):
+            return _plan_of_survey(cargo, self.traits.names)
+        manifest = _manifest(cargo)
+        moving: list[tuple[int, str]] = []
+        files = total = 0
+
+        def on_line(line: bytes) -> None:
+            nonlocal files, total
+            change, _, rest = line.partition(b" ")
+            if change[:2] in (b"<f", b">f"):
+                size, _, name = rest.partition(b" ")
+                files += 1
+                total += int(size)
+                if len(moving) < _SAMPLE:
+                    moving.append((int(size), unescaped(name)))
+
+        ended = self._rsync.run(
+            [*self._sending(), "--dry-run", "--out-format=%i %l %n", *self._from_to(slot.data)],
+            cwd=cargo.root,
+            names=(entry.path for entry in manifest),
+            on_line=on_line,
+        )
+        if ended.code and not _MISSING.search(ended.stderr):
+            raise ended.error(f"cannot plan what to carry from {cargo.root} to {self._config.target}")
+        if ended.code:
+            return Plan(manifest.summary.files, manifest.summary.bytes, 0, _first_paths(manifest))
+        return Plan(files, total, manifest.summary.files - files, tuple(name for _, name in moving))
+
+    def carry(self, cargo: Cargo, slot: Slot, journal: Journal, progress: Progress) -> None:
+        """See the role. Needs a sealed cargo. What rsync's quick check trusts (same size and time) is proven by the inbox.
+
+        A delivery that was sealed before and came back is compared by content, on both sides.
+        """
+        if not is_sealed(cargo.papers):
+            raise UnexpectedFault(f"{slot.delivery} has no sealed papers: rsync carries what a manifest lists")
+        self._state.mkdir(parents=True, exist_ok=True)
+        manifest = _manifest(cargo)
+        digest = manifest.summary.list_digest
+        begun, sealed = journal.recall(_BEGUN), journal.recall(_SEALED)
+        if sealed == digest and self._was_taken(slot):
+            return
+        if begun not in (None, digest):
+            self._remove([f"{slot.delivery}/{SEAL_NAME}"], ".lading/incoming")
+        journal.note(_BEGUN, digest)
+        _refuse_changed(cargo.root, manifest)
+        self._send(cargo.papers, PAPERS[:-1], slot.path)
+        self._send_files(cargo.root, manifest, slot, progress, by_content=sealed == digest)
+        _refuse_changed(cargo.root, manifest)
+        if begun is not None:
+            self._remove_leftovers(manifest, slot)
+        self._make_durable(slot)
+        self._send(cargo.papers, (SEAL_NAME,), slot.path)
+        journal.note(_SEALED, digest)
+
+    def fetch_receipt(self, delivery: DeliveryId) -> Receipt | None:
+        """See the role."""
+        doing = f"cannot fetch the receipt of {delivery} from {self._config.target}"
+        with self._fetched(f".lading/receipts/{delivery}.json", doing) as found:
+            return None if found is None else parse_receipt(found.read_bytes())
+
+    def _was_taken(self, slot: Slot) -> bool:
+        """Whether the inbox has the delivery in its own hands: the seal is in the slot, but no data."""
+        listed = self._listed(slot.path, "--dirs")
+        names = {path for _, path in listed or ()}
+        return SEAL_NAME in names and "data" not in names
+
+    def _send_files(self, root: Path, manifest: Manifest, slot: Slot, progress: Progress, *, by_content: bool) -> None:
+        """`by_content`: the slot was sealed once and came back, so sizes and times prove nothing on either side."""
+        told = _Told(manifest.summary.files, manifest.summary.bytes, progress)
+        options = self._sending()
+        if by_content:
+            _refuse_other_content(root, manifest)
+            options.append("--checksum")
+        while True:
+            self._pace.spend(0)
+            told.start()
+            ended = self._rsync.run(
+                [*options, "--out-format=%i", "--info=progress2", *self._from_to(slot.data)],
+                cwd=root,
+                names=(entry.path for entry in manifest),
+                on_line=told.line,
+                pace=self._pace,
+            )
+            if not ended.stopped:
+                break
+        if ended.code:
+            if ended.code in (3, 23, 24):
+                _refuse_changed(root, manifest)
+            raise self._with_figures(ended.error(f"cannot carry {root} to {self._config.target}"), manifest)
+        told.finish()
+
+    def _send(self, papers: Path, names: Iterable[str], to: str) -> None:
+        """Papers are always compared by content: they are what everything else is compared with."""
+        ended = self._rsync.run([*self._sending(), "--checksum", *self._from_to(to)], cwd=papers, names=names)
+        if ended.code:
+            raise self._failed(ended, f"cannot write into {to} of {self._config.target}")
+
+    def _failed(self, ended: Ended, doing: str) -> LadingError:
+        if _MISSING.search(ended.stderr) and ended.code in _MISSING_CODES:
+            return Unreachable(
+                f"{doing}: the folder is not there; is the share mounted? (rsync exit code {ended.code})",
+                next_command="lading doctor",
+            )
+        return ended.error(doing)
+
+    def _with_figures(self, error: LadingError, manifest: Manifest) -> LadingError:
+        if isinstance(error, OutOfSpace):
+            free = "" if self._host else f", {shutil.disk_usage(self._root).free:,} are free there"
+            error.message += f"; the delivery has {manifest.summary.bytes:,} bytes{free}"
+            error.args = (error.message,)
+        return error
+
+    def _make_durable(self, slot: Slot) -> None:
+        if self._host:
+            return  # `fsync` did it, or the inbox will: nothing is believed there before it was read back
+        with (
+            translating(f"cannot finish {slot.path} in {self._root}", TARGET),
+            Landing(Path(self._root, slot.path)) as place,
+        ):
+            place.make_durable()
+
+    def _remove_leftovers(self, manifest: Manifest, slot: Slot) -> None:
+        """What interrupted attempts left in the slot: temporary files, parts, files that are no longer listed."""
+        listed = self._listed(slot.data, "--recursive") or []
+        surplus = _surplus(listed, manifest)
+        if surplus:
+            self._remove(surplus, slot.data)
+
+    def _listed(self, folder: str, how: str) -> list[tuple[bool, str]] | None:
+        """What is below `folder` of the inbox: whether it is a folder, and its path. None when there is no such folder."""
+        listed: list[tuple[bool, str]] = []
+
+        def on_line(line: bytes) -> None:
+            match = _LISTED.fullmatch(line)
+            if match and match[2] != b".":
+                listed.append((match[1] == b"d", unescaped(match[2])))
+
+        ended = self._rsync.run(
+            [how, "--list-only", *self._common(), self._address(folder + "/")], cwd=self._state, on_line=on_line
+        )
+        if ended.code in _MISSING_CODES and _MISSING.search(ended.stderr):
+            return None
+        if ended.code:
+            raise self._failed(ended, f"cannot list {folder} of {self._config.target}")
+        return listed
+
+    def _remove(self, paths: Iterable[str], below: str) -> None:
+        """Remove files and whole folders: what is named but missing in an otherwise equal, empty tree goes."""
+        with tempfile.TemporaryDirectory(dir=self._state, prefix="nothing-") as empty:
+            paths = list(paths)
+            for path in paths:
+                Path(empty, path).parent.mkdir(parents=True, exist_ok=True)
+            ended = self._rsync.run(
+                [
+                    *("--recursive", "--delete-missing-args", "--force", "--files-from=-", "--from0"),
+                    *self._common(),
+                    *self._from_to(below),
+                ],
+                cwd=Path(empty),
+                names=paths,
+            )
+        if ended.code:
+            raise self._failed(ended, f"cannot remove leftovers from {below} of {self._config.target}")
+
+    @contextmanager
+    def _fetched(self, path: str, doing: str) -> Iterator[Path | None]:
+        """A copy of a small file of the inbox, or None when it is not there."""
+        self._state.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._state, prefix="fetch-") as folder:
+            ended = self._rsync.run(
+                [f"--max-size={_MAX_SMALL}", *self._common(), self._address(path), "./"], cwd=Path(folder)
+            )
+            missing = ended.code in _MISSING_CODES and _MISSING.search(ended.stderr)
+            if ended.code and not missing:
+                raise ended.error(doing)
+            copy = Path(folder, path.rsplit("/", 1)[-1])
+            yield copy if copy.is_file() and not copy.is_symlink() else None
+
+    def _sending(self) -> list[str]:
+        return [
+            "--times",
+            "--omit-dir-times",
+            # Whatever the source's permissions and the other side's umask are: the server's group takes the slot over.
+            "--perms",
+            f"--chmod={self._config.chmod}",
+            f"--partial-dir={PARTIAL}",
+            "--files-from=-",
+            "--from0",
+            *(["--fsync"] if self._config.fsync else []),
+            *(["--compress"] if self._config.compress else []),
+            *self._common(),
+        ]
+
+    def _common(self) -> list[str]:
+        options = ["--outbuf=L", f"--timeout={self._config.timeout}"]
+        if self._config.remote_program:
+            options.append(f"--rsync-path={self._config.remote_program}")
+        if self._host:
+            options += ["-e", _shell(self._config)]
+        return options
+
+    def _from_to(self, folder: str) -> list[str]:
+        # The source is "./" of the child's folder: its own name may hold a colon, and on Windows always does.
+        return ["./", self._address(folder + "/")]
+
+    def _address(self, path: str) -> str:
+        place = f"{self._root.rstrip('/')}/{path}"
+        return f"{self._host}:{place}" if self._host else place
+
+
+class _Told:
+    """Turns rsync's output into progress. What an attempt found done is told at the end, so that the sum is right."""
+
+    def __init__(self, files: int, size: int, progress: Progress) -> None:
+        self._files, self._bytes, self._progress = files, size, progress
+        self._before = 0
+
+    def start(self) -> None:
+        self._before = 0
+
+    def line(self, line: bytes) -> None:
+        if line[:2] in (b"<f", b">f"):
+            self._advance(1, 0)
+        elif (now := bytes_done(line)) is not None:
+            self._advance(0, now - self._before)
+            self._before = max(now, self._before)
+
+    def finish(self) -> None:
+        self._advance(self._files, self._bytes)
+
+    def _advance(self, files: int, size: int) -> None:
+        files, size = min(max(files, 0), self._files), min(max(size, 0), self._bytes)
+        self._files -= files
+        self._bytes -= size
+        if files or size:
+            self._progress.advance(files=files, bytes=size)
+
+
+def _parse_target(target: str) -> tuple[str, str]:
+    """The host ("" for this machine) and the path."""
+    if target.startswith("/"):
+        return "", target
+    # A host that begins with a dash would be an option of ssh.
+    host, colon, path = target.rpartition(":") if target.startswith("[") else target.partition(":")
+    if target.startswith("rsync://") or not colon or not path.startswith("/") or not _HOST.fullmatch(host):
+        raise ConfigError(
+            f"transport.target = {target!r} is neither /path nor user@host:/path", next_command="lading doctor"
+        )
+    return host, path
+
+
+def _shell(config: RsyncConfig) -> str:
+    """The ssh command for rsync's -e. Nothing ever asks a question, and an unknown host is refused."""
+    words = [config.ssh, "-x", "-a"]
+    if config.ssh_config:
+        words += ["-F", str(config.ssh_config)]
+    if config.port:
+        words += ["-p", str(config.port)]
+    if config.identity:
+        words += ["-i", str(config.identity), "-o", "IdentitiesOnly=yes"]
+    if config.known_hosts:
+        words += ["-o", f'UserKnownHostsFile="{config.known_hosts}"']
+    for option in (
+        "BatchMode=yes",
+        "StrictHostKeyChecking=yes",
+        f"ConnectTimeout={config.connect_timeout}",
+        "ServerAliveInterval=15",
+        "ServerAliveCountMax=3",
+        "ClearAllForwardings=yes",
+    ):
+        words += ["-o", option]
+    return " ".join(_quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    # rsync(1), --rsh: quotes as in a shell, a doubled quote stands for itself, no backslashes.
+    return word if re.fullmatch(r"[A-Za-z0-9_./:=@%+,-]+", word) else '"' + word.replace('"', '""') + '"'
+
+
+def _manifest(cargo: Cargo) -> Manifest:
+    return Manifest.trusted(cargo.papers, read_seal(cargo.papers).summary)
+
+
+def _refuse_changed(root: Path, manifest: Manifest) -> None:
+    different = unchanged(root, manifest)
+    if different:
+        more = f" and {len(different) - 1} more" if len(different) > 1 else ""
+        raise SourceChanged(f"{shown(root / different[0])}{more} changed or vanished after the manifest was made")
+
+
+def _refuse_other_content(root: Path, entries: Iterable[Entry]) -> None:
+    """A damaged file may be damaged at the source: same size and time, other content."""
+    for entry, verdict in rehash(root.resolve(), entries):
+        if verdict is not Verdict.MATCHES:
+            raise SourceChanged(f"{shown(root / entry.path)} no longer has the content of the manifest ({verdict})")
+
+
+def _check_sentinel(found: Path, target: str) -> None:
+    """Let the inbox judge: its sentinel in a folder of its own is an inbox as far as opening goes."""
+    with tempfile.TemporaryDirectory(dir=found.parent) as folder:
+        place = Path(folder, ".lading")
+        place.mkdir()
+        shutil.copy(found, place / "inbox.json")
+        try:
+            Inbox.open(Path(folder))
+        except LadingError as exc:
+            raise type(exc)(exc.message.replace(folder, target), next_command=exc.next_command) from exc
+
+
+def _surplus(listed: list[tuple[bool, str]], manifest: Manifest) -> list[str]:
+    """The listed paths that the manifest does not know; of a folder without any wanted file only the folder."""
+    wanted = iter(manifest)
+    entry = next(wanted, None)
+    strange: list[str] = []
+    needed = {""}
+    for path in sorted((path for is_folder, path in listed if not is_folder), key=order_key):
+        while entry is not None and order_key(entry.path) < order_key(path):
+            entry = next(wanted, None)
+        if entry is not None and entry.path == path:
+            folder = path
+            while (folder := folder.rpartition("/")[0]) not in needed:
+                needed.add(folder)
+        else:
+            strange.append(path)
+    strange += [path for is_folder, path in listed if is_folder and path not in needed]
+    return [path for path in strange if path.rpartition("/")[0] in needed]
+
+
+def _plan_of_survey(cargo: Cargo, names: NameLimits) -> Plan:
+    files = total = 0
+    sample: list[str] = []
+    for seen in survey(cargo.root, rules=cargo.rules, limits=names):
+        if isinstance(seen, Filtered):
+            continue
+        files += 1
+        total += seen.size
+        if len(sample) < _SAMPLE:
+            sample.append(seen.path)
+    return Plan(files, total, 0, tuple(sample))
+
+
+def _first_paths(manifest: Manifest) -> tuple[str, ...]:
+    return tuple(entry.path for entry, _ in zip(manifest, range(_SAMPLE), strict=False))

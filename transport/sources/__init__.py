@@ -1,0 +1,1 @@
+"""Deciding that an acquisition is complete."""
