@@ -1,0 +1,1 @@
+"""Registers deliveries in OMERO and reads back what it holds."""

@@ -1,0 +1,1 @@
+"""Registers deliveries in XNAT and reads back what it holds."""

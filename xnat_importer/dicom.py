@@ -1,0 +1,73 @@
+"""The few facts about a DICOM object that routing and proof need, read without pixels."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from lading.checks.dicom_headers import DicomUnreadable, read_header
+
+_TAGS = ["SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which object it is. Never with empty `sop` or `study`: such files are nothing an archive can hold."""
+
+    sop: str
+    study: str
+    series: str
+
+
+@dataclass(frozen=True, slots=True)
+class Substance:
+    """What must survive an import that may rewrite headers: SHA-256 of the pixel data ("" without), as encoded."""
+
+    sop: str
+    transfer_syntax: str
+    pixels: str
+    header: str
+
+
+def identity(path: Path) -> Identity | None:
+    """Who the object in the file is, None when it is no DICOM object with a study: a companion.
+
+    Raises what `lading.checks.dicom_headers.read_header` raises for a disk that refuses.
+    """
+    try:
+        header = read_header(path)
+    except DicomUnreadable:
+        return None
+    if header is None or not header.sop_instance_uid or not header.study_instance_uid:
+        return None
+    return Identity(header.sop_instance_uid, header.study_instance_uid, header.series_instance_uid)
+
+
+def identity_of(stream: IO[bytes]) -> Identity | None:
+    """Who the object is whose first bytes `stream` (seekable) holds, None when they do not tell."""
+    try:
+        found = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS))
+    except (InvalidDicomError, EOFError, ValueError, KeyError, NotImplementedError, AttributeError, TypeError):
+        return None
+    values = [str(found.get(tag) or "").strip() for tag in _TAGS]
+    return Identity(*values) if values[0] and values[1] else None
+
+
+def substance(path: Path) -> Substance | None:
+    """What is in a whole object, None when it cannot be read. Holds its pixel data in memory for a moment."""
+    try:
+        found = pydicom.dcmread(path)
+        pixels = next((found[name].value for name in _PIXELS if name in found), b"")
+        for name in _PIXELS:
+            if name in found:
+                del found[name]
+        header = hashlib.sha256(found.to_json(suppress_invalid_tags=True).encode()).hexdigest()
+        syntax = str(found.file_meta.get("TransferSyntaxUID", ""))
+        sop = str(found.get("SOPInstanceUID") or "")
+    except (InvalidDicomError, EOFError, ValueError, KeyError, NotImplementedError, AttributeError, TypeError):
+        return None
+    return Substance(sop, syntax, hashlib.sha256(pixels).hexdigest() if pixels else "", header)
