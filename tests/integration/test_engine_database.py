@@ -1,0 +1,169 @@
+"""The database: where it runs, how its schema grows, and that a job is queued with the stage or not at all."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from lading.delivery import Delivery, DeliveryId, Labels, Stage, new_delivery_id
+from lading.engine import database, deliveries, jobs
+from lading.engine.database import Connection
+from lading.engine.deliveries import Change, Superseded, Told
+from lading.engine.postgres import Cluster
+from lading.engine.reaper import Reaper, wake_idle
+from lading.errors import EngineError
+from lading.testing.engine_site import bare_database
+
+
+@pytest.fixture(scope="module")
+def dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with bare_database(tmp_path_factory.mktemp("db")) as made:
+        yield made
+
+
+@pytest.fixture
+def connection(dsn: str) -> Iterator[Connection]:
+    with database.connect(dsn) as made:
+        made.execute("TRUNCATE deliveries, procrastinate_jobs, procrastinate_workers CASCADE")
+        yield made
+
+
+def arrive(connection: Connection) -> deliveries.Row:
+    delivery = Delivery(new_delivery_id(), "mri", Labels("P", "sub-001", "S1"))
+    deliveries.register(connection, "main", "repo", delivery, 0)
+    row = deliveries.load(connection, delivery.id)
+    assert row is not None
+    return row
+
+
+def queued(connection: Connection) -> list[dict[str, object]]:
+    return [row[0] for row in connection.execute("SELECT args FROM procrastinate_jobs ORDER BY id").fetchall()]
+
+
+def test_the_last_who_leaves_stops_the_database(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path / "pg")
+    with cluster.used() as dsn, Cluster(tmp_path / "pg").used(), psycopg.connect(dsn) as connection:
+        assert connection.execute("SELECT current_user").fetchone() == ("lading",)
+        assert connection.execute("SHOW fsync").fetchone() == ("on",)
+        assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
+
+    assert cluster.pid() is None
+
+
+def test_a_deep_home_has_its_socket_elsewhere_and_leaves_nothing(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path / ("deep" * 20) / "pg")
+    with cluster.used() as dsn:
+        socket = Path(psycopg.conninfo.conninfo_to_dict(dsn)["host"])
+        psycopg.connect(dsn).close()
+        assert tmp_path not in socket.parents
+
+    assert not socket.exists()
+
+
+def test_migrating_twice_and_from_many_processes_is_one_migration(tmp_path: Path) -> None:
+    with Cluster(tmp_path / "pg").used() as dsn:
+        with ThreadPoolExecutor(4) as threads:
+            applied = list(threads.map(database.migrate, [dsn] * 4))
+
+        assert sorted(map(len, applied)) == [0, 0, 0, 2]
+        with database.connect(dsn) as connection:
+            connection.execute("INSERT INTO lading_migrations VALUES ('lading/9999_future.sql', 'x')")
+            with pytest.raises(EngineError, match="newer lading"):
+                database.migrate(dsn)
+            connection.execute("DELETE FROM lading_migrations WHERE name LIKE '%9999%'")
+            connection.execute("UPDATE lading_migrations SET checksum = 'x' WHERE name LIKE 'lading/%'")
+            with pytest.raises(EngineError, match="differs from what was applied"):
+                database.migrate(dsn)
+
+
+def test_a_job_is_queued_with_the_transaction_or_not_at_all(connection: Connection) -> None:
+    job = jobs.Job(DeliveryId("20260504-1"), 1, "accept")
+    with connection.transaction(force_rollback=True):
+        jobs.queue(connection, job)
+    assert queued(connection) == []
+
+    jobs.queue(connection, job)
+    assert queued(connection) == [{"delivery": "20260504-1", "epoch": 1, "step": "accept"}]
+
+
+def test_a_stage_comes_with_its_event_and_the_next_job(connection: Connection) -> None:
+    row = arrive(connection)
+    following = jobs.Job(row.delivery.id, row.epoch, "check")
+
+    deliveries.advance(connection, row, Stage.ACCEPTED, told=Told("3 files", 0.5, "accept", following))
+
+    events = deliveries.events_of(connection, row.id)
+    assert [(event.stage, event.note) for event in events] == [("ARRIVED", "in inbox main"), ("ACCEPTED", "3 files")]
+    assert [args["step"] for args in queued(connection)] == ["check"]
+
+
+def test_whoever_was_fenced_out_records_nothing(connection: Connection) -> None:
+    row = arrive(connection)
+    deliveries.fence(connection, row)
+
+    with pytest.raises(Superseded):
+        deliveries.advance(
+            connection, row, Stage.ACCEPTED, told=Told("late", then=jobs.Job(row.delivery.id, 1, "check"))
+        )
+
+    kept = deliveries.load(connection, row.id)
+    assert kept is not None
+    assert (kept.stage, queued(connection), len(deliveries.events_of(connection, row.id))) == ("ARRIVED", [], 1)
+
+
+def test_a_paused_delivery_moves_but_its_next_step_is_not_queued(connection: Connection) -> None:
+    row = arrive(connection)
+    connection.execute("UPDATE deliveries SET paused = true")
+
+    paused = deliveries.advance(
+        connection, row, Stage.ACCEPTED, Change(), Told("", then=jobs.Job(row.delivery.id, 1, "check"))
+    )
+
+    assert (paused, queued(connection)) == (True, [])
+    assert wake_idle(connection) == 0
+    connection.execute("UPDATE deliveries SET paused = false")
+    assert wake_idle(connection) == 1
+    assert wake_idle(connection) == 0
+    assert [args["step"] for args in queued(connection)] == ["check"]
+
+
+@pytest.mark.parametrize("present", [False, True])
+def test_only_the_jobs_of_workers_that_are_gone_are_taken_over(connection: Connection, dsn: str, present: bool) -> None:
+    row = arrive(connection)
+    jobs.queue(connection, jobs.Job(row.delivery.id, row.epoch, "accept"))
+    (worker,) = connection.execute(
+        "INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() - interval '1 hour') RETURNING id"
+    ).fetchone() or (0,)
+    connection.execute("UPDATE procrastinate_jobs SET status = 'doing', worker_id = %s", (worker,))
+    clock = [0.0]
+    reaper = Reaper(timedelta(seconds=6), monotonic=lambda: clock[0])
+
+    with database.connect(dsn, "the worker") as own:
+        if present:
+            jobs.announce(own, worker)
+        assert reaper.reap(connection) == 0  # its own beats are not yet unbroken for long enough
+        clock[0] += 7
+        taken = reaper.reap(connection)
+
+    assert taken == (0 if present else 1)
+    kept = deliveries.load(connection, row.id)
+    assert kept is not None
+    assert kept.epoch == (1 if present else 2)
+    assert [args["epoch"] for args in queued(connection)] == [kept.epoch]
+
+
+def test_what_somebody_still_holds_is_not_taken_over(connection: Connection, dsn: str) -> None:
+    row = arrive(connection)
+    jobs.queue(connection, jobs.Job(row.delivery.id, row.epoch, "accept"))
+    connection.execute("UPDATE procrastinate_jobs SET status = 'doing'")
+    reaper = Reaper(timedelta(seconds=0))
+
+    with database.connect(dsn, "frozen") as frozen, deliveries.held(frozen, row.id) as got:
+        assert got
+        assert reaper.reap(connection) == 0
+    time.sleep(0.1)
+    assert reaper.reap(connection) == 1

@@ -1,0 +1,77 @@
+"""Settings: what a person typed wrong is named, and paths mean what the file says."""
+
+from pathlib import Path
+
+import pytest
+
+from lading.assembly import make_transport
+from lading.config import load
+from lading.errors import ConfigError
+from lading.inbox import Inbox
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "lading.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[routes.mri\n", "not valid TOML"),
+        ("[routes.mri]\ninbx = 'main'\n", "unknown key 'inbx'; did you mean 'inbox'?"),
+        ("[routes.mri]\ninbox = 'mian'\n[inboxes.main]\npath = 'x'\n", "did you mean 'main'?"),
+        ("[server]\nworkers = 'two'\n", "server.workers: expected int, found 'two'"),
+        ("[server]\nworkers = true\n", "server.workers: expected int, found True"),
+        ("[routes.mri]\nexclude = '*.tmp'\n", "exclude: expected an array"),
+        ("[[agent.watch]]\npath = 'a'\nroute = 'mir'\n[routes.mri]\n", "no route 'mir'"),
+        ("[[agent.watch]]\nroute = 'mri'\n[routes.mri]\n", "agent.watch[0].path: the key 'path' is missing"),
+        ("[inboxes.main]\npath = 'x'\nbare_route = 'mry'\n[routes.mri]\n", "did you mean 'mri'?"),
+    ],
+)
+def test_a_mistake_is_named_with_its_file_and_its_key(tmp_path: Path, text: str, said: str) -> None:
+    path = write(tmp_path, text)
+
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+
+    assert said in caught.value.message
+    assert str(path) in caught.value.message
+
+
+def test_relative_paths_are_relative_to_the_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Inbox.create(tmp_path / "inbox")
+    path = write(
+        tmp_path,
+        'home = "state"\n[inboxes.main]\npath = "inbox"\n[routes.mri]\ntransport = { kind = "local", path = "inbox" }\n',
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    config = load(path)
+    make_transport(config, "mri").probe()
+
+    assert config.home == tmp_path / "state"
+    assert config.inboxes["main"].path == tmp_path / "inbox"
+
+
+def test_a_transport_is_wrapped_as_its_tables_ask(tmp_path: Path) -> None:
+    tables = "throttle = { mb_per_s = 20 }, retry = { attempts = 3 }"
+    config = load(write(tmp_path, f'[routes.mri]\ntransport = {{ kind = "local", path = "inbox", {tables} }}\n'))
+
+    assert repr(make_transport(config, "mri")).startswith("Retrying(Throttled(LocalTransport(")
+
+
+def test_a_wrong_wrapper_table_is_refused(tmp_path: Path) -> None:
+    config = load(write(tmp_path, '[routes.mri]\ntransport = { kind = "local", path = "inbox", throttle = 20 }\n'))
+
+    with pytest.raises(ConfigError, match="must be a table"):
+        make_transport(config, "mri")
+
+
+def test_an_unknown_transport_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    config = load(write(tmp_path, '[routes.mri]\ntransport = { kind = "rsinc" }\n'))
+
+    with pytest.raises(ConfigError, match="did you mean 'rsync'"):
+        make_transport(config, "mri")
