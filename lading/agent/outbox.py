@@ -26,6 +26,9 @@ OUTBOX_NAME = "outbox.sqlite"
 # Like Outgoing.is_due.
 _DUE = f"(not_before <= ?1 OR not_before > ?1 + {LONGEST_WAIT_S})"
 
+# For another process of this machine, each of whose transactions takes milliseconds.
+_PATIENCE_S = 30.0
+
 _SqlValue = str | int | float | bytes
 
 
@@ -388,7 +391,7 @@ class Outbox:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._recording("write"):
             db = self._connection()
-            db.execute("BEGIN IMMEDIATE")
+            _patiently(db, "BEGIN IMMEDIATE")
             try:
                 yield db
             except BaseException:
@@ -399,9 +402,11 @@ class Outbox:
     def _connection(self) -> sqlite3.Connection:
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
-            db = sqlite3.connect(self.home / OUTBOX_NAME, timeout=30, isolation_level=None, check_same_thread=False)
+            db = sqlite3.connect(
+                self.home / OUTBOX_NAME, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False
+            )
             db.row_factory = sqlite3.Row
-            db.execute("PRAGMA journal_mode = WAL")
+            _patiently(db, "PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             self._local.db = db
             self._opened.append(db)
@@ -447,6 +452,24 @@ class _OutboxJournal:
             "SELECT value FROM journal WHERE delivery = ? AND key = ?", self._delivery, key
         )
         return row["value"] if row else None
+
+
+def _patiently(db: sqlite3.Connection, statement: str) -> None:
+    """Execute `statement`, waiting for other processes up to _PATIENCE_S.
+
+    SQLite answers "database is locked" at once, without its own time-out, where waiting could deadlock: while another process
+    switches a new file to WAL, or takes the last connection down. See https://www.sqlite.org/rescode.html#busy.
+    """
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            db.execute(statement)
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _text(text: str) -> str:

@@ -206,3 +206,28 @@ def test_trouble_with_a_watched_folder_is_news_only_once(outbox: Outbox) -> None
     assert not outbox.report_watch(report)
     assert outbox.watches()[0].error == "not there"
     assert outbox.report_watch(WatchReport(Path("/data"), 2.0))
+
+
+_OPENING = """
+import sys
+from pathlib import Path
+from lading.agent.outbox import Outbox
+sys.stdin.readline()
+for _ in range(25):
+    outbox = Outbox(Path(sys.argv[1]))
+    outbox.deliveries()
+    outbox.close()
+"""
+
+
+def test_many_processes_may_open_a_new_outbox_at_the_same_moment(tmp_path: Path) -> None:
+    # Seen: SQLite answers "database is locked" without waiting while another process switches the new file to WAL.
+    command = [sys.executable, "-c", _OPENING, str(tmp_path / "home")]
+    openers = [subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(6)]
+
+    for opener in openers:
+        assert opener.stdin
+        opener.stdin.write(b"\n")
+        opener.stdin.flush()
+
+    assert [(opener.communicate(timeout=120)[1], opener.returncode) for opener in openers] == [(b"", 0)] * 6
