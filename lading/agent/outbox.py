@@ -465,7 +465,10 @@ def _patiently(db: sqlite3.Connection, statement: str) -> None:
         try:
             db.execute(statement)
         except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > until:
+            if (
+                exc.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                or time.monotonic() > until
+            ):
                 raise
             time.sleep(0.02)
         else:
