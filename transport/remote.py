@@ -4,19 +4,34 @@
 file only says how its server lists, reads, writes and renames. Paths are relative POSIX paths below the configured root.
 """
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lading.manifest import NameLimits
 
-PART_SUFFIX = ".lading-part"
-"""A file that is not whole yet is called `.<name>.lading-part`, next to where it will be; scanners leave it alone."""
+BLOCK = 1 << 20
+PART_PREFIX = ".in."
+"""How the name of a file begins that is not whole yet; the inbox and its scanners leave such names alone."""
+
+
+def part_path(path: str, body: "Body") -> str:
+    """Where `body` grows until it may be called `path`: in the same folder, under a short name that says which content it is.
+
+    The same name in every attempt, so that a part is found again; another one for other content, so that a part which is
+    found was written from this very content. Short, because any legal name must be carried.
+    """
+    folder, slash, name = path.rpartition("/")
+    which = f"{name}\0{body.size}\0{body.digests.get('sha256', body.mtime)}"
+    return f"{folder}{slash}{PART_PREFIX}{hashlib.blake2b(which.encode('utf-8', 'surrogatepass'), digest_size=12).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
     """What a server says about one file or folder. `mtime`: seconds since the epoch, None when it does not keep times.
+
+    What is neither (a link, a device) is never followed: `size` -1.
 
     `digests`: checksums of the whole content that the server computed or keeps (algorithm → lower-case hex); often empty.
     `version`: whatever changes when the content does (ETag, version id), or "".
@@ -37,6 +52,8 @@ class RemoteTraits:
     resumes: `place` and `read` continue inside a file. keeps_mtime: `place` sets the time. renames: files may be moved.
     whole: `place` itself is atomic (S3): the object appears whole or not at all, and no part file is used.
     names: what the server refuses or changes.
+    stall_s: seconds without a byte after which a connection counts as broken; `close` is then called from another thread and
+    must make the call that is under way raise Unreachable. None: the library has time-outs of its own for every call.
     """
 
     resumes: bool = True
@@ -44,6 +61,7 @@ class RemoteTraits:
     renames: bool = True
     whole: bool = False
     names: NameLimits = NameLimits.POSIX
+    stall_s: float | None = 120.0
 
 
 class Body(Protocol):
@@ -57,11 +75,16 @@ class Body(Protocol):
     def mtime(self) -> float:
         """Seconds since the epoch."""
 
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """What the whole content must amount to (algorithm → lower-case hex); empty when that is not known yet."""
+
     def blocks(self, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The bytes from `offset` (up to `length`), in blocks of at most 1 MiB. Raises SourceChanged. May be called again.
 
-        From several threads at once for different ranges (multipart). What lies before `offset` is read too where a digest
-        needs it, but not handed out.
+        From several threads at once for different ranges (multipart, `length` given). Without a `length`, what lies before
+        `offset` is read too where a digest needs it, but not handed out; and the last block comes only after the whole content
+        was found to be the one of the manifest, so that a changed source never becomes a whole file.
         """
 
 
@@ -70,6 +93,7 @@ class RemoteFiles(Protocol):
 
     Every method raises only LadingErrors: Unreachable (retried; the connection is then broken and is closed by the caller),
     AccessDenied, OutOfSpace, Corrupted, SourceChanged (from the body).
+    `close` alone may be called from another thread, while another call is under way (see RemoteTraits.stall_s).
     """
 
     def look(self, path: str) -> RemoteFile | None:
@@ -84,8 +108,10 @@ class RemoteFiles(Protocol):
     def place(self, path: str, body: Body) -> None:
         """`path` is the body, whole, replacing what was there; its folder exists.
 
-        Before it is whole nothing is seen under `path`. A part left by an earlier attempt is continued when that is safe (its
-        beginning is proven to be the body's, or the server will be asked for a digest of the whole), else begun anew.
+        Before it is whole nothing is seen under `path`; it grows at `part_path(path, body)`. A part found there was written
+        from the same content, over a connection that was lost: what of it may not have reached the disk whole (its last block,
+        holes of parallel writes) is compared or written again. Raises Corrupted when it arrived damaged: that file is then
+        placed once more. A part that is no longer wanted is removed by the caller.
         """
 
     def read(self, path: str, offset: int = 0) -> Iterator[bytes]:
@@ -130,3 +156,11 @@ class RemotePlace(Protocol):
 
         Raises Unreachable within the configured connect time-out, AccessDenied.
         """
+
+
+@runtime_checkable
+class PlacesMany(Protocol):
+    """Files of a connection that are quicker together. Optional: `place` is called for each where this is missing."""
+
+    def place_many(self, bodies: Iterable[tuple[str, Body]]) -> None:
+        """As `place` for each of these small files (path, body), in any order, several on their way at a time."""
