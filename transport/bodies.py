@@ -1,0 +1,280 @@
+"""The content of files to place: read from the source once, proven against the manifest while it is read."""
+
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lading.errors import SourceChanged, Unreachable
+from lading.listing.below import Below
+from lading.manifest import Entry
+from lading.ports import Progress
+from transport.foreign import SOURCE, shown, translating
+from transport.pacing import Pace
+from transport.remote import BLOCK, Body
+
+
+class Told:
+    """Tells the progress of one file, exactly once per byte, however often the body is read."""
+
+    def __init__(self, progress: Progress, size: int) -> None:
+        self._progress, self._size, self._told = progress, size, 0
+        self._lock = threading.Lock()
+
+    def reached(self, position: int) -> None:
+        """The bytes before `position` were handed on."""
+        with self._lock:
+            more = min(position, self._size) - self._told
+            if more <= 0:
+                return
+            self._told += more
+        self._progress.advance(bytes=more)
+
+    def done(self) -> None:
+        """The file is there."""
+        self.reached(self._size)
+        self._progress.advance(files=1)
+
+
+class FileBody:
+    """A file of the source. Its descriptor is opened with the first block and closed by `close`; see the role `Body`.
+
+    `goes_on`: asked before every block; False ends the reading with Unreachable (another file could not be carried).
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        entry: Entry,
+        open_it: Callable[[str], int],
+        *,
+        pace: Pace,
+        told: Told | None = None,
+        goes_on: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._root, self._entry, self._open_it = root, entry, open_it
+        self._pace, self._told, self._goes_on = pace, told, goes_on
+        self._fd: int | None = None
+        self._opening = threading.Lock()
+        self._hash = hashlib.sha256()
+        self._hashed = 0
+        self._proven = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def size(self) -> int:
+        """Bytes, as listed."""
+        return self._entry.size
+
+    @property
+    def mtime(self) -> float:
+        """Seconds since the epoch, as listed."""
+        return self._entry.mtime_ns / 1e9
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """Those of the manifest."""
+        return self._entry.digests
+
+    def blocks(self, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """See the role."""
+        if length is None:
+            return self._whole(offset)
+        return self._range(offset, length)
+
+    def prove(self) -> None:
+        """Read what of the content nobody has hashed yet. Raises SourceChanged when it is not the manifest's."""
+        if not self._proven:
+            for _ in self._whole(self.size):
+                pass
+
+    @property
+    def was_read(self) -> bool:
+        """Whether any of it may have been sent."""
+        return self._fd is not None
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _whole(self, offset: int) -> Iterator[bytes]:
+        position, withheld = 0, b""
+        # Ranges that were read in order before are hashed already (see _range).
+        digest, hashed = self._hash.copy(), self._hashed
+        if hashed <= offset:
+            position = hashed
+        else:
+            digest = hashlib.sha256()
+        while position < self.size:
+            data = self._read(position, min(BLOCK, self.size - position))
+            digest.update(data)
+            before, position = position, position + len(data)
+            if position <= offset:
+                continue
+            if withheld:
+                yield self._leaving(withheld, before)
+            withheld = data[max(0, offset - before) :]
+        self._refuse_other(digest.hexdigest())
+        self._proven = True
+        if withheld:
+            yield self._leaving(withheld, position)
+
+    def _range(self, offset: int, length: int) -> Iterator[bytes]:
+        end = min(offset + length, self.size)
+        while offset < end:
+            data = self._read(offset, min(BLOCK, end - offset))
+            with self._opening:
+                if self._hashed == offset:
+                    self._hash.update(data)
+                    self._hashed += len(data)
+            offset += len(data)
+            yield self._leaving(data, offset)
+
+    def _leaving(self, data: bytes, reached: int) -> bytes:
+        self._pace.spend(len(data))
+        if self._told:
+            self._told.reached(reached)
+        return data
+
+    def _read(self, offset: int, count: int) -> bytes:
+        if not self._goes_on():
+            raise Unreachable("stopped because another file could not be carried")
+        with translating(f"cannot read {self._shown}", SOURCE):
+            fd = self._opened()
+            data = _read_at(fd, count, offset)
+        if len(data) < count:
+            raise SourceChanged(f"{self._shown} became shorter than listed: {self.size:,} bytes")
+        return data
+
+    def _opened(self) -> int:
+        with self._opening:
+            if self._fd is None:
+                fd = self._open_it(self._entry.path)
+                try:
+                    self._refuse_changed(os.fstat(fd))
+                except BaseException:
+                    os.close(fd)
+                    raise
+                self._fd = fd
+            return self._fd
+
+    def _refuse_changed(self, info: os.stat_result) -> None:
+        if not stat.S_ISREG(info.st_mode):
+            raise SourceChanged(f"{self._shown} is no longer a regular file")
+        if (info.st_size, info.st_mtime_ns) != (self.size, self._entry.mtime_ns):
+            raise SourceChanged(
+                f"{self._shown} changed after it was listed: {info.st_size:,} bytes, listed {self.size:,}; "
+                f"modified {info.st_mtime_ns} ns, listed {self._entry.mtime_ns} ns"
+            )
+
+    def _refuse_other(self, digest: str) -> None:
+        with translating(f"cannot read {self._shown}", SOURCE):
+            self._refuse_changed(os.fstat(self._opened()))
+        expected = self._entry.digests.get("sha256", digest)
+        if digest != expected:
+            raise SourceChanged(
+                f"{self._shown} no longer has the content of the manifest: SHA-256 {digest}, listed {expected}"
+            )
+
+    @property
+    def _shown(self) -> str:
+        return shown(self._root / self._entry.path)
+
+
+class Folder:
+    """Opens the files below a source folder, by path and without following links. For one thread."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._below: Below | None = None
+
+    def open(self, path: str) -> int:
+        """A descriptor to read `path` (relative POSIX). Raises OSError."""
+        if self._below is None:
+            self._below = Below(self._root)
+        folder, _, name = path.rpartition("/")
+        self._below.enter(folder)
+        return self._below.open(name)
+
+    def close(self) -> None:
+        """Let go of the folders."""
+        if self._below:
+            self._below.close()
+            self._below = None
+
+
+class SmallBody:
+    """A few bytes of our own as a body."""
+
+    def __init__(self, content: bytes, mtime: float = 0.0) -> None:
+        self._content, self._mtime = content, mtime
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self._content)
+
+    @property
+    def mtime(self) -> float:
+        """Seconds since the epoch."""
+        return self._mtime
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """SHA-256."""
+        return {"sha256": hashlib.sha256(self._content).hexdigest()}
+
+    def blocks(self, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """See the role."""
+        end = self.size if length is None else min(offset + length, self.size)
+        for at in range(offset, end, BLOCK):
+            yield self._content[at : min(at + BLOCK, end)]
+
+
+def is_body_of(body: Body, blocks: Iterator[bytes]) -> bool:
+    """Whether `blocks`, read back from a server, are the whole of `body`; by the digests it must have, where it has any."""
+    name = next((known for known in ("sha256", "sha1", "md5") if known in body.digests), "")
+    if not name:
+        return b"".join(blocks) == b"".join(body.blocks())
+    digest = hashlib.new(name, usedforsecurity=False)
+    size = 0
+    for block in blocks:
+        digest.update(block)
+        size += len(block)
+        if size > body.size:
+            return False
+    return size == body.size and digest.hexdigest() == body.digests[name]
+
+
+def _read_at(fd: int, count: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        data = os.pread(fd, count, offset)
+        while len(data) < count:
+            more = os.pread(fd, count - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+    with _SEEKING:  # Windows has no pread
+        os.lseek(fd, offset, os.SEEK_SET)
+        data = os.read(fd, count)
+        while len(data) < count:
+            more = os.read(fd, count - len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+
+_SEEKING = threading.Lock()

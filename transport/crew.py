@@ -1,0 +1,120 @@
+"""Several connections to one place, each with a thread of its own, that share a stream of work.
+
+Threads and connections are made as there is work for them: three files need no four log-ins.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from lading.errors import LadingError, UnexpectedFault
+from transport.remote import RemotePlace
+from transport.stalling import Watch, Watched
+
+Work = TypeVar("Work")
+_GRACE_S = 10.0  # for the others to stop by themselves, when one has failed
+
+
+class Crew(Generic[Work]):
+    """Calls `do(connection, work)` for everything submitted. The first error ends it. A context manager.
+
+    `do` should ask `goes_on` now and then, and stop when it says no.
+    """
+
+    def __init__(self, place: RemotePlace, watch: Watch, do: Callable[[Watched, Work], None]) -> None:
+        self._place, self._watch, self._do = place, watch, do
+        self._work: queue.Queue[Work | None] = queue.Queue(maxsize=2 * place.streams)
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._failure: BaseException | None = None
+        self._stopped = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._stopped.set()
+        self._join(_GRACE_S)
+        # Whoever still waits for the server is woken by the loss of the connection.
+        if any(thread.is_alive() for thread in self._threads):
+            self._watch.close_all()
+            self._join(_GRACE_S)
+
+    def goes_on(self) -> bool:
+        """Whether there is a point in going on."""
+        return not self._stopped.is_set()
+
+    def submit(self, work: Work) -> None:
+        """Hand over `work`; waits while plenty is under way. Raises the first error of any thread."""
+        with self._lock:
+            hands_needed = not self._idle and len(self._threads) < self._place.streams
+        if hands_needed:
+            self._hire()
+        self._put(work)
+
+    def finish(self) -> None:
+        """Wait until everything is done. Raises the first error of any thread."""
+        for _ in self._threads:
+            self._put(None)
+        for thread in self._threads:
+            while thread.is_alive() and self.goes_on():
+                thread.join(0.2)
+        self._raise_failure()
+
+    def _put(self, work: Work | None) -> None:
+        while True:
+            self._raise_failure()
+            try:
+                self._work.put(work, timeout=0.2)
+            except queue.Full:
+                continue
+            return
+
+    def _raise_failure(self) -> None:
+        if self._failure is None:
+            return
+        if isinstance(self._failure, LadingError):
+            raise self._failure
+        raise UnexpectedFault(
+            f"carrying to {self._place.name} failed: {type(self._failure).__name__}: {self._failure}",
+            next_command="lading doctor",
+        ) from self._failure
+
+    def _hire(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"lading-carry-{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _run(self) -> None:
+        try:
+            files = self._watch.over(self._place.connect())
+            while (work := self._next()) is not None:
+                self._do(files, work)
+        except BaseException as exc:  # noqa: BLE001 - handed to the caller's thread, which raises it
+            with self._lock:
+                if self._failure is None:
+                    self._failure = exc
+            self._stopped.set()
+
+    def _next(self) -> Work | None:
+        with self._lock:
+            self._idle += 1
+        try:
+            while self.goes_on():
+                try:
+                    return self._work.get(timeout=0.2)
+                except queue.Empty:
+                    continue
+            return None
+        finally:
+            with self._lock:
+                self._idle -= 1
+
+    def _join(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
