@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -309,6 +309,19 @@ def findings_of(connection: Connection, delivery: str) -> tuple[Finding, ...]:
         "SELECT code, severity, message, path, hint FROM findings WHERE delivery = %s ORDER BY id", (delivery,)
     ).fetchall()
     return tuple(Finding(code, Severity(severity), message, path, hint) for code, severity, message, path, hint in rows)
+
+
+def hints_of(connection: Connection, needing: Sequence[str]) -> dict[str, tuple[Finding, ...]]:
+    """For each of these deliveries, the first few of its findings that tell what to do."""
+    rows = connection.execute(
+        "SELECT d.id, f.code, f.severity, f.message, f.path, f.hint FROM unnest(%s::text[]) AS d (id) CROSS JOIN LATERAL"
+        " (SELECT * FROM findings WHERE delivery = d.id AND hint <> '' ORDER BY id LIMIT 5) f ORDER BY d.id, f.id",
+        (list(needing),),
+    ).fetchall()
+    found: dict[str, tuple[Finding, ...]] = {}
+    for delivery, code, severity, message, path, hint in rows:
+        found[delivery] = (*found.get(delivery, ()), Finding(code, Severity(severity), message, path, hint))
+    return found
 
 
 def events_of(connection: Connection, delivery: str) -> tuple[Event, ...]:

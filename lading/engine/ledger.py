@@ -91,6 +91,11 @@ class Ledger:
                 return deliveries.select(connection, "true", limit=limit)
             return deliveries.select(connection, "stage = ANY(%s)", ([str(s) for s in stages],), limit=limit)
 
+    def hints(self, needing: Sequence[DeliveryId]) -> dict[str, tuple[Finding, ...]]:
+        """For each of these deliveries, the first few of its findings that tell what to do."""
+        with self._asked("looking up findings") as connection:
+            return deliveries.hints_of(connection, needing)
+
     def show(self, delivery: DeliveryId) -> DeliveryView:
         """Everything about one. Raises Unknown."""
         with self._asked(f"looking up {delivery}") as connection:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from lading.config import Config
 from lading.delivery import DeliveryId, Event, Labels, Receipt, Stage
-from lading.desk import Account
+from lading.desk import NEEDS_YOU, Account
 from lading.engine import database, postgres
 from lading.engine.deliveries import Row
 from lading.engine.ledger import Ledger, Unknown
@@ -60,8 +60,10 @@ class ServerMemory:
         self._config = config
 
     def recent(self, *, stages: Sequence[Stage], limit: int) -> Iterable[Account]:
-        """Newest first."""
-        return [self._account(row) for row in self._ledger.deliveries(stages, limit=limit)]
+        """Newest first. What needs a person comes with the findings that tell what to do."""
+        rows = self._ledger.deliveries(stages, limit=limit)
+        hints = self._ledger.hints([row.delivery.id for row in rows if row.delivery.stage in NEEDS_YOU])
+        return [self._account(row, hints.get(row.id, ())) for row in rows]
 
     def starting_with(self, prefix: str) -> Sequence[DeliveryId]:
         """At most ten ids that begin or end so."""

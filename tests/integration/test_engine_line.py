@@ -13,6 +13,7 @@ from lading.delivery import Labels, Outcome, Slot, Stage
 from lading.engine import database, postgres
 from lading.engine.chores import Chores
 from lading.engine.ledger import NotNow
+from lading.engine.memory import ServerMemory
 from lading.engine.scanner import Scanner
 from lading.errors import LadingError
 from lading.inbox import SEAL_NAME, Inbox
@@ -58,6 +59,8 @@ def test_a_refused_delivery_waits_in_quarantine_until_it_is_fixed(site: EngineSi
     assert (receipt.stage, receipt.findings) == (Stage.REJECTED, view.findings)
     assert (site.inbox.root / ".lading/quarantine" / delivery / "findings.json").exists()
     assert site.acts() == []
+    (listed,) = ServerMemory(site.ledger, site.config).recent(stages=(), limit=10)
+    assert listed.findings == view.findings, "the list of a pure server tells what to do, too"
 
     site.ledger.fix(delivery, Labels("P", "sub-001", "S1"))
     site.until(Stage.VERIFIED)
