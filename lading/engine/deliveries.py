@@ -312,10 +312,10 @@ def findings_of(connection: Connection, delivery: str) -> tuple[Finding, ...]:
 
 
 def hints_of(connection: Connection, needing: Sequence[str]) -> dict[str, tuple[Finding, ...]]:
-    """For each of these deliveries, the first few of its findings that tell what to do."""
+    """For each of these deliveries, the first few of its findings, those with a hint first."""
     rows = connection.execute(
         "SELECT d.id, f.code, f.severity, f.message, f.path, f.hint FROM unnest(%s::text[]) AS d (id) CROSS JOIN LATERAL"
-        " (SELECT * FROM findings WHERE delivery = d.id AND hint <> '' ORDER BY id LIMIT 5) f ORDER BY d.id, f.id",
+        " (SELECT * FROM findings WHERE delivery = d.id ORDER BY hint = '', id LIMIT 5) f ORDER BY d.id, f.id",
         (list(needing),),
     ).fetchall()
     found: dict[str, tuple[Finding, ...]] = {}

@@ -92,7 +92,7 @@ class Ledger:
             return deliveries.select(connection, "stage = ANY(%s)", ([str(s) for s in stages],), limit=limit)
 
     def hints(self, needing: Sequence[DeliveryId]) -> dict[str, tuple[Finding, ...]]:
-        """For each of these deliveries, the first few of its findings that tell what to do."""
+        """For each of these deliveries, the first few of its findings, those with a hint first."""
         with self._asked("looking up findings") as connection:
             return deliveries.hints_of(connection, needing)
 
