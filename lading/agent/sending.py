@@ -82,12 +82,14 @@ def enqueue(  # noqa: PLR0917 - the order in which people think of them
     labels: Labels | None = None,
     *,
     priority: int | None = None,
+    sender: str = "",
 ) -> DeliveryId:
     """Put the folder `path` into the outbox, to be carried by `route`. On return it survives a power cut.
 
     Without `labels` they come from the path, by the template of a watch on this route. The same folder, unchanged, sent twice
-    is one delivery: its id is given back. Raises ConfigError (no such folder, route or template), Rejected for labels
-    that cannot name a session or that differ from those it was sent under.
+    is one delivery: its id is given back. `sender` (user@host) is whoever runs this process, unless it is said. Raises
+    ConfigError (no such folder, route or template), Rejected for labels that cannot name a session or that differ from those
+    it was sent under.
     """
     root, watch = _folder(path), _watch_of(config, path, route)
     wanted = labels or _labels_from(config, path, route)
@@ -111,7 +113,7 @@ def enqueue(  # noqa: PLR0917 - the order in which people think of them
         route,
         wanted,
         fingerprint=seen.fingerprint,
-        sender=this_sender(),
+        sender=sender or this_sender(),
         priority=config.route(route).priority if priority is None else priority,
         quiet=watch.quiet if watch else QUIET_S,
         clean=watch.clean if watch else False,

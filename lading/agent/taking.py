@@ -95,7 +95,7 @@ def _mended(outbox: Outbox, item: Outgoing, fingerprint: str) -> Outgoing:
         outbox.retry(item.id, "the source was changed")
         return outbox.get(item.id)
     anew = outbox.take(
-        item.root, item.delivery.route, item.delivery.labels, fingerprint=fingerprint, sender=this_sender(),
+        item.root, item.delivery.route, item.delivery.labels, fingerprint=fingerprint, sender=item.delivery.sender,
         priority=item.delivery.priority, quiet=item.quiet, clean=item.clean, grace_s=item.grace_s,
         after=item.id,
     )  # fmt: skip
@@ -164,7 +164,7 @@ def _late(outbox: Outbox, item: Outgoing, paths: list[str], fingerprint: str) ->
         hint="`lading retry` sends the folder again as it is now; `lading cancel` leaves the new files behind",
     )
     late = outbox.take(
-        item.root, item.delivery.route, item.delivery.labels, fingerprint=fingerprint, sender=this_sender(),
+        item.root, item.delivery.route, item.delivery.labels, fingerprint=fingerprint, sender=item.delivery.sender,
         quiet=item.quiet, clean=item.clean, grace_s=item.grace_s, late=finding, after=item.id,
     )  # fmt: skip
     outbox.remark(item.id, f"files came later; they wait as {late.id}")

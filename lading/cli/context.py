@@ -11,6 +11,7 @@ import click
 
 from lading.assembly import open_desk
 from lading.cli import output
+from lading.cli.person import Person
 from lading.config import Config, find_config, load
 from lading.desk import Desk
 from lading.errors import LadingError
@@ -23,14 +24,27 @@ JSON_KEY = "lading.json"
 class App:
     """One call of the program. Settings are read only when a command needs them, so that help always works."""
 
-    def __init__(self, *, config_file: Path | None, program: str) -> None:
+    def __init__(self, *, config_file: Path | None, program: str, person: Person | None = None) -> None:
         self._config_file = config_file
+        self._person = person
         self.program = program
 
     @cached_property
     def config(self) -> Config:
-        """The settings. Raises ConfigError."""
-        return load(find_config(self._config_file))
+        """The settings. Raises ConfigError; a person who said who they are is logged in, and may be refused."""
+        config = load(find_config(self._config_file))
+        if self._person and self._person.insists:
+            self._person.settings(config)
+        return config
+
+    @cached_property
+    def own_config(self) -> Config:
+        """The settings for what is done in person: with the session of whoever types, where they have one. Raises as `config`."""
+        return self._person.settings(self.config) if self._person else self.config
+
+    def sender(self, route: str) -> str:
+        """Who sends by `route`, where that is somebody in the repository; else "". Raises ConfigError, AccessDenied."""
+        return self._person.sender(self.config, route) if self._person else ""
 
     @contextmanager
     def desk(self) -> Iterator[Desk]:

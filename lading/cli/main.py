@@ -32,7 +32,7 @@ def lading(ctx: click.Context, config_file: Path | None) -> None:
     """Carry imaging data from the instrument to OMERO and XNAT, and prove that it arrived."""
     # Programs that run on their own tell what they do; a command that a person typed only speaks up.
     log.set_up(level=logging.INFO if ctx.invoked_subcommand in ("agent", "server") else logging.WARNING)
-    ctx.obj = App(config_file=config_file, program=ctx.info_name or "lading")
+    ctx.obj = App(config_file=config_file, program=ctx.info_name or "lading", person=ctx.obj)
 
 
 for command in (

@@ -57,9 +57,10 @@ def send(
     if dry_run:
         _show_rehearsal(sending.dry_run(config, parts, path, route, labels), as_json=as_json)
         return
+    sender = app.sender(route)
     outbox = Outbox(config.home)
     try:
-        found = sending.enqueue(outbox, config, parts, path, route, labels, priority=priority)
+        found = sending.enqueue(outbox, config, parts, path, route, labels, priority=priority, sender=sender)
         stage = outbox.get(found).stage
         if wait:
             sending.carry_now(outbox, config, parts, found)

@@ -45,7 +45,7 @@ def init(role: str, target: Path, inbox_path: str, xnat_url: str, watch: str) ->
 def doctor(app: App, as_json: bool) -> None:
     """Check settings, inboxes, space, clock, database, repository login and rights; say what to do."""
     answers = []
-    for diagnosis in examine(app.config):
+    for diagnosis in examine(app.own_config):
         answers.append(diagnosis)
         if not as_json:
             mark, style = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red")}[diagnosis.level]
