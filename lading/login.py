@@ -1,4 +1,4 @@
-"""Finds the login for one server, where the settings say that it is kept. It is never in argv or in the settings, and never shown."""
+"""Finds the login for one server, where the settings say that it is kept. It is never in argv, and never shown."""
 
 import netrc
 import os

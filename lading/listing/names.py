@@ -24,7 +24,8 @@ class NameLimits:
 
     `name_bytes` (of UTF-8, or UTF-16 units under Windows rules), `path_bytes` and `depth` bound one name, the whole
     relative path and its number of parts. `windows`: reserved names, illegal characters and undecodable bytes are
-    errors. `ignores_case`, `ignores_unicode_form`: two names that differ only so would become one file there. All
+    errors. `utf8_only`: undecodable bytes are errors. `refused`: characters that are errors. `ignores_case`,
+    `ignores_unicode_form`: two names that differ only so would become one file there. All
     presets but EXACT say yes: even a Linux repository is read from Windows and macOS, where one of the two would
     silently be lost.
     """
@@ -33,6 +34,8 @@ class NameLimits:
     path_bytes: int = 4000
     depth: int = 64
     windows: bool = False
+    utf8_only: bool = False
+    refused: str = ""
     ignores_case: bool = True
     ignores_unicode_form: bool = True
 
@@ -80,7 +83,7 @@ def name_findings(folder: str, name: str, limits: NameLimits) -> Iterator[Findin
             path=path,
             hint="pack the folder into an archive",
         )
-    reason = _windows_reason(name) if limits.windows else _posix_reason(path)
+    reason = _windows_reason(name) if limits.windows else _posix_reason(path, limits)
     if reason:
         proposal = windows_name(name)
         yield error("name-illegal", f"{shown}: the target refuses {reason}", path=path, hint=f"rename to {proposal!r}")
@@ -135,7 +138,12 @@ def _windows_reason(name: str) -> str:
     return ""
 
 
-def _posix_reason(path: str) -> str:
+def _posix_reason(path: str, limits: NameLimits) -> str:
+    if limits.utf8_only and _UNDECODABLE.search(path):
+        return "bytes that are not UTF-8"
+    refused = next((c for c in path if c in limits.refused), "") if limits.refused else ""
+    if refused:
+        return f"the character {refused!r}"
     if starts_like_a_drive(path):
         return "a path that starts like a Windows drive or share"
     # Only Windows makes such names (half a UTF-16 pair); no other system can hold them.
