@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST ?= $(BIN)/python -m pytest
+# For Bio-Formats; whatever Java is there will do.
+JAVA   := $(if $(shell command -v java),,default-jre-headless)
 
-.PHONY: setup demo test slow check format bench wheel-test clean
+.PHONY: setup omero demo test slow check format bench wheel-test clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.ready  ## the environment with everything the project needs
@@ -12,16 +14,21 @@ setup: $(VENV)/.ready  ## the environment with everything the project needs
 $(VENV)/.ready: setup.cfg pyproject.toml tools/setup.sh
 	@tools/setup.sh "$(PYTHON)" "$(VENV)"
 
-demo: $(VENV)/.ready  ## the main job on real DICOM, in .demo/, nothing left running
+omero: $(VENV)/.omero  ## the OMERO half: builds what PyPI has no wheel of (once, some minutes), installs the extra
+
+$(VENV)/.omero: $(VENV)/.ready tools/omero.sh tools/zeroc-ice/build.sh $(wildcard tools/zeroc-ice/include/*)
+	@tools/omero.sh "$(VENV)"
+
+demo: $(VENV)/.ready $(if $(OMERO),omero)  ## the main job on real DICOM, in .demo/, nothing left running; OMERO=1: and on microscopy
 	@tools/debian-packages.sh rsync
 	@$(BIN)/python -m lading.demo --root .demo
 
-test: $(VENV)/.ready  ## the default suite, with real servers on loopback
-	@tools/debian-packages.sh rsync openssh-server openssh-client openssl
+test: omero  ## the default suite, with real servers on loopback
+	@tools/debian-packages.sh rsync openssh-server openssh-client openssl zeroc-glacier2 $(JAVA)
 	$(PYTEST) -m "not slow"
 
-slow: $(VENV)/.ready  ## what the default suite leaves out: crash storms, files over 4 GiB
-	@tools/debian-packages.sh rsync openssh-server openssh-client openssl
+slow: omero  ## what the default suite leaves out: crash storms, files over 4 GiB
+	@tools/debian-packages.sh rsync openssh-server openssh-client openssl zeroc-glacier2 $(JAVA)
 	$(PYTEST) -m slow
 
 check: $(VENV)/.ready  ## style, types, and the direction of imports
@@ -38,7 +45,7 @@ bench: $(VENV)/.ready  ## side by side against what a user would pick instead; d
 	@tools/debian-packages.sh rsync
 	$(BIN)/python bench/run_all.py
 
-wheel-test: $(VENV)/.ready  ## the acceptance tests against the built wheel, with the source tree out of the way
+wheel-test: omero  ## the acceptance tests against the built wheel, with the source tree out of the way
 	@tools/wheel-test.sh "$(PYTHON)" "$(BIN)"
 
 clean:
