@@ -9,7 +9,7 @@ A protocol is one thin file:
     class SftpTransport(PlacingTransport):             # its entry point in lading.transports: transport.sftp:SftpTransport
         \"\"\"A transport over SFTP.\"\"\"
 
-        make_place = SftpPlace.from_settings
+        place_type = SftpPlace
 
 and a class in tests/conformance that hands `transport.sftp:SftpTransport.from_settings` to the TransportSuite.
 
@@ -37,7 +37,7 @@ from transport.crew import Crew
 from transport.foreign import SOURCE, shown, translating
 from transport.naming import refuse_names
 from transport.pacing import Pace, Unpaced
-from transport.remote import PART_PREFIX, Body, RemoteFiles, RemotePlace, part_path
+from transport.remote import PART_PREFIX, Body, ConfiguredPlace, RemoteFiles, RemotePlace, part_path
 from transport.stalling import Watch, Watched
 from transport.there import Found, There, Wanted, files_below, tidied
 
@@ -57,9 +57,9 @@ Answer = TypeVar("Answer")
 
 
 class PlacingTransport:
-    """A transport to `place`. One object may carry several deliveries at a time. A protocol gives `make_place`."""
+    """A transport to `place`. One object may carry several deliveries at a time. A protocol gives `place_type`."""
 
-    make_place: ClassVar[Callable[[Settings], RemotePlace]]
+    place_type: ClassVar[type[ConfiguredPlace]]
 
     def __init__(self, place: RemotePlace, *, pace: Pace | None = None) -> None:
         self._place, self._pace = place, pace or Unpaced()
@@ -69,7 +69,7 @@ class PlacingTransport:
     @classmethod
     def from_settings(cls, settings: Settings, *, state: Path) -> Self:  # noqa: ARG003 - the journal is all the state there is
         """Made from the route's transport table. Raises ConfigError."""
-        return cls(cls.make_place(settings))
+        return cls(cls.place_type.from_settings(settings))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._place.name!r})"

@@ -7,7 +7,7 @@ file only says how its server lists, reads, writes and renames. Paths are relati
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from lading.manifest import NameLimits
 
@@ -156,6 +156,14 @@ class RemotePlace(Protocol):
 
         Raises Unreachable within the configured connect time-out, AccessDenied.
         """
+
+
+class ConfiguredPlace(RemotePlace, Protocol):
+    """A place that can be made from the settings of a route."""
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, object]) -> Self:
+        """Made from a transport or fetch table. Raises ConfigError."""
 
 
 @runtime_checkable
