@@ -10,6 +10,7 @@ from typing import Protocol
 
 from lading.delivery import Parcel
 from lading.findings import Finding
+from lading.ports import Journal, Progress
 
 KeyValues = tuple[tuple[str, str], ...]
 """Pairs in the order in which people shall see them; a key may come twice."""
@@ -60,12 +61,37 @@ class FilesetsDecision:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a delivery's images go in OMERO, made before the first of them is sent.
+
+    `kind` is "Dataset" or "Screen", `id` its id. `mark` is the id of the map annotation that says which delivery it is: every
+    Fileset of the delivery is linked to it. `prefix` goes in front of every client path: PROJECT/participant/SESSION/.
+    """
+
+    kind: str
+    id: int
+    mark: int
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
 class FilesetRecord:
     """What OMERO made of a fileset."""
 
     fileset_id: int
     image_ids: tuple[int, ...]
     plate_ids: tuple[int, ...] = ()
+
+
+class Engine(Protocol):
+    """A way of getting a fileset into OMERO. The caller has looked: the fileset is not there."""
+
+    def import_fileset(self, plan: FilesetPlan, place: Place, journal: Journal, progress: Progress) -> FilesetRecord:
+        """Import one fileset, linked to the place and its mark, and tell `progress` of the bytes as they are sent.
+
+        Raises TargetUnavailable (look, then try again), Refused (OMERO cannot read it), Corrupted (the parcel's files are not
+        what its manifest says). Nothing without images is left behind, as far as the server lets us.
+        """
 
 
 class Decide(Protocol):

@@ -1,0 +1,274 @@
+"""Logins at one OMERO: made when they are needed, renewed when they are lost, shared by the threads of one process.
+
+One login for each owner and group. Whoever works through `Sessions.run` hands over a step that looks before it acts, so that it
+may be done again after a lost session or a lost reply.
+"""
+
+import logging
+import os
+import random
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+import Ice
+import omero
+import omero.clients
+from omero.model import ExperimenterGroupI
+
+from lading import __version__
+from lading.errors import ConfigError, TargetMissing, TargetUnavailable
+from omero_importer import credentials, errors
+from omero_importer.credentials import Login
+from omero_importer.errors import Then
+from omero_importer.session_in_hand import SessionInHand
+from omero_importer.settings import RepositorySettings
+
+Result = TypeVar("Result")
+
+_KEPT = 8
+"""So many logins stay open; the one that was used longest ago is closed."""
+_BUSY_ATTEMPTS = 4
+_LONGEST_WAIT_S = 15.0
+_IDLE_MS = 600_000
+
+# It would print what we say better, and its warnings go to the root logger's default handler.
+logging.getLogger("omero").setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Whose data it shall be, in which group. "" is the account's own."""
+
+    owner: str = ""
+    group: str = ""
+
+
+class Connection:
+    """One open session: the services that the importer uses, and who we are in it."""
+
+    def __init__(self, client: omero.clients.BaseClient, server: str) -> None:
+        self.client, self.server = client, server
+        self.factory: omero.api.ServiceFactoryPrx = client.getSession()
+        context = self.factory.getAdminService().getEventContext()
+        self.user_id, self.user = int(context.userId), str(context.userName)
+        self.group_id, self.group = int(context.groupId), str(context.groupName)
+        self.is_admin = bool(context.isAdmin)
+        self._repository: omero.grid.ManagedRepositoryPrx | None = None
+
+    def __repr__(self) -> str:
+        return f"Connection({self.server!r}, {self.user!r}, {self.group!r})"
+
+    @property
+    def queries(self) -> "omero.api.IQueryPrx":
+        """Reads."""
+        return self.factory.getQueryService()
+
+    @property
+    def updates(self) -> "omero.api.IUpdatePrx":
+        """Saves."""
+        return self.factory.getUpdateService()
+
+    def repository(self) -> "omero.grid.ManagedRepositoryPrx":
+        """The managed repository. Raises TargetUnavailable while the server has none ready."""
+        if self._repository is None:
+            self._repository = self.client.getManagedRepository()
+        if self._repository is None:
+            raise TargetUnavailable(
+                f"looking for the managed repository of {self.server}: it is not ready (stale lock files?)",
+                next_command="lading doctor",
+            )
+        return self._repository
+
+    def close(self) -> None:
+        """Log out. Never raises."""
+        with suppress(Exception):  # whatever went wrong, the server ends idle sessions by itself
+            self.client.closeSession()
+
+
+class Sessions:
+    """The logins of this process at one OMERO. Safe to share between threads."""
+
+    def __init__(self, settings: RepositorySettings, in_hand: SessionInHand | None = None) -> None:
+        self.server = f"{settings.host}:{settings.port}"
+        self._settings, self._in_hand = settings, in_hand
+        self._lock = threading.RLock()
+        self._open: OrderedDict[Who, Connection] = OrderedDict()
+        self._process = os.getpid()
+        self.logins = 0
+
+    def __repr__(self) -> str:
+        return f"Sessions({self.server!r})"
+
+    def run(self, who: Who, doing: str, step: Callable[[Connection], Result]) -> Result:
+        """What `step` returns. It is done again, once, after a lost session or reply; a busy server is waited for.
+
+        `step` must look before it acts. Raises what the table of errors says.
+        """
+        lost = busy = 0
+        while True:
+            connection = None
+            try:
+                connection = self.connection(who)
+                return step(connection)
+            except (Ice.Exception, omero.ClientError) as exc:
+                line = errors.meaning(exc)
+                problem = errors.from_exception(exc, doing=doing, server=self.server)
+                if line.then is Then.WAIT and busy < _BUSY_ATTEMPTS:
+                    busy += 1
+                    _wait(errors.back_off_s(exc), busy)
+                    continue
+                if connection is not None and line.then in (Then.LOG_IN_AGAIN, Then.LOOK_AGAIN):
+                    self._forget(who, connection)
+                    if not lost:
+                        lost += 1
+                        continue
+                raise problem from exc
+
+    def connection(self, who: Who) -> Connection:
+        """The login for `who`, made if need be. Raises as Ice does, and AccessDenied, TargetMissing."""
+        with self._lock:
+            if self._process != os.getpid():
+                # A forked child must leave its parent's connections alone.
+                self._open, self._process = OrderedDict(), os.getpid()
+            found = self._open.get(who)
+            if found is None:
+                found = self._log_in(who)
+                self._open[who] = found
+            self._open.move_to_end(who)
+            stale = self._open.popitem(last=False)[1] if len(self._open) > _KEPT else None
+        if stale is not None:
+            stale.close()
+        return found
+
+    @contextmanager
+    def fresh(self, who: Who, doing: str) -> Iterator[Connection]:
+        """A login of its own, for a look that owes nothing to what was seen before."""
+        with self.translated(doing):
+            connection = self._log_in(who)
+        try:
+            with self.translated(doing):
+                yield connection
+        finally:
+            connection.close()
+
+    @contextmanager
+    def translated(self, doing: str) -> Iterator[None]:
+        """Foreign exceptions become ours."""
+        try:
+            yield
+        except (Ice.Exception, omero.ClientError) as exc:
+            raise errors.from_exception(exc, doing=doing, server=self.server) from exc
+
+    def close(self) -> None:
+        """Log out everywhere. Never raises."""
+        with self._lock:
+            connections, self._open = list(self._open.values()), OrderedDict()
+        if self._process == os.getpid():
+            for connection in connections:
+                connection.close()
+
+    def _forget(self, who: Who, connection: Connection) -> None:
+        with self._lock:
+            if self._open.get(who) is connection:
+                del self._open[who]
+        # A server that is gone may take its time not to answer.
+        threading.Thread(target=connection.close, name="omero-logout", daemon=True).start()
+
+    def _log_in(self, who: Who) -> Connection:
+        login = self._login()
+        self.logins += 1
+        client = self._client()
+        try:
+            if login.joins:
+                client.joinSession(login.secret)
+                client.getSession().detachOnDestroy()  # it belongs to whoever opened it
+            else:
+                client.createSession(login.user, login.secret)
+            made = Connection(client, self.server)
+            if who.owner and who.owner != made.user:
+                return self._as_owner(made, who)
+            if who.group and who.group != made.group:
+                return self._into_group(made, who.group)
+        except BaseException:
+            with suppress(Exception):
+                client.closeSession()
+            raise
+        client.enableKeepAlive(max(1, int(self._settings.keep_alive)))
+        return made
+
+    def _login(self) -> Login:
+        if self._in_hand is not None:
+            if not self._in_hand.opens(self._settings.host, self._settings.port):
+                raise ConfigError(
+                    f"the session in hand is one at {self._in_hand.host}, the repository is {self.server}",
+                    next_command="log in there: omero login",
+                )
+            return Login("", self._in_hand.key)
+        return credentials.find(self._settings.credentials, self._settings.host)
+
+    def _into_group(self, made: Connection, group: str) -> Connection:
+        try:
+            found = made.factory.getAdminService().lookupGroup(group)
+            made.factory.setSecurityContext(ExperimenterGroupI(found.id.val, False))
+        except (omero.ApiUsageException, omero.SecurityViolation, omero.ValidationException) as exc:
+            raise TargetMissing(
+                f"working in group {group!r} at {self.server}: there is no such group, or {made.user!r} is no member of it",
+                safe="Nothing was sent.",
+                next_command="lading doctor",
+            ) from exc
+        made.client.enableKeepAlive(max(1, int(self._settings.keep_alive)))
+        return Connection(made.client, self.server)
+
+    def _as_owner(self, admin: Connection, who: Who) -> Connection:
+        """A session of the owner's, opened by an account that may: nobody's password is shared."""
+        principal = omero.sys.Principal()
+        principal.name, principal.group, principal.eventType = who.owner, who.group or None, "User"
+        try:
+            session = admin.factory.getSessionService().createSessionWithTimeouts(principal, 0, _IDLE_MS)
+        except (omero.ApiUsageException, omero.SecurityViolation, omero.ValidationException) as exc:
+            raise TargetMissing(
+                f"acting for {who.owner!r}{f' in group {who.group!r}' if who.group else ''} at {self.server}: there is no such "
+                f"user or group, or our account {admin.user!r} lacks the privilege Sudo",
+                safe="Nothing was sent.",
+                next_command="lading doctor",
+            ) from exc
+        finally:
+            threading.Thread(target=admin.close, name="omero-logout", daemon=True).start()
+        client = self._client()
+        client.joinSession(session.getUuid().getValue())
+        client.getSession().closeOnDestroy()
+        client.enableKeepAlive(max(1, int(self._settings.keep_alive)))
+        return Connection(client, self.server)
+
+    def _client(self) -> "omero.clients.BaseClient":
+        settings, ssl = self._settings, self._settings.ssl
+        properties = {
+            "Ice.Override.ConnectTimeout": str(int(settings.connect_timeout * 1000)),
+            "Ice.Default.InvocationTimeout": str(int(settings.read_timeout * 1000)),
+            "IceSSL.VerifyPeer": "2" if ssl.verify else "0",
+        }
+        if ssl.verify and ssl.ca is not None:
+            properties["IceSSL.CAs"] = str(ssl.ca)
+        elif ssl.verify:
+            properties["IceSSL.UsePlatformCAs"] = "1"
+        if ssl.verify and ssl.check_name:
+            properties["IceSSL.CheckCertName"] = "1"
+        if ssl.ciphers:
+            properties["IceSSL.Ciphers"] = ssl.ciphers
+        kind = "ssl" if settings.plain == "no" else "tcp"
+        try:
+            client = omero.client(host=f"{kind}://{settings.host}", port=settings.port, pmap=properties)
+        except (Ice.Exception, omero.ClientError) as exc:
+            raise errors.from_exception(exc, doing="setting up the connection", server=self.server) from exc
+        client.setAgent(f"lading/{__version__}")
+        return client
+
+
+def _wait(back_off: float, attempt: int) -> None:
+    wanted = back_off or 0.2 * 2**attempt
+    time.sleep(min(_LONGEST_WAIT_S, wanted) * random.uniform(0.75, 1.25))  # noqa: S311 - to spread, not to hide
