@@ -126,10 +126,13 @@ def _with_server(args: Namespace, config: Config) -> Namespace:
     known = {_address(repo) for repo in config.repositories.values() if repo.kind == KIND}
     if not args.server and len(known) == 1:
         host, port = known.pop()
-        copy.server, copy.port = host, args.port or str(port)
+        copy.server, copy.port = host, args.port or (str(port) if port else None)
     return copy
 
 
-def _address(repository: RepositoryConfig) -> tuple[str, int]:
-    host, port = repository.settings.get("host", ""), repository.settings.get("port", DEFAULT_PORT)
-    return str(host), port if isinstance(port, int) else DEFAULT_PORT
+def _address(repository: RepositoryConfig) -> tuple[str, int | None]:
+    """Host, and port of the encrypted router: a person always logs in there. None where the settings name another one only."""
+    host, port = repository.settings.get("host", ""), repository.settings.get("port", 0)
+    if repository.settings.get("plain", "no") != "no":
+        return str(host), None
+    return str(host), port if isinstance(port, int) and port else DEFAULT_PORT

@@ -28,9 +28,9 @@ class SessionInHand:
         """user@host: who sends, when a person does it as somebody in OMERO."""
         return f"{self.user}@{self.host}"
 
-    def opens(self, host: str, port: int = DEFAULT_PORT) -> bool:
-        """Whether it is a session on that server; at any other it must not even be tried."""
-        return (self.host.casefold(), self.port) == (host.casefold(), port)
+    def opens(self, host: str, port: int | None = DEFAULT_PORT) -> bool:
+        """Whether it is a session on that server; at any other it must not even be tried. `port` None: any of its ports."""
+        return self.host.casefold() == host.casefold() and port in (None, self.port)
 
 
 def taken_from(settings: Mapping[str, object]) -> tuple[SessionInHand | None, dict[str, object]]:
