@@ -1,0 +1,1 @@
+"""The services of omero.api, one module each. `table.py` says which name belongs to which class."""

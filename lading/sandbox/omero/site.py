@@ -1,0 +1,204 @@
+"""The stand-in as a whole: what its parts share, and the gate that every call passes."""
+
+import threading
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import Ice
+import omero
+
+from lading.sandbox.omero import directory, errors, graph
+from lading.sandbox.omero.accounts import Accounts
+from lading.sandbox.omero.connections import Connections
+from lading.sandbox.omero.permissions import SYSTEM, Context
+from lading.sandbox.omero.records import Record, Ref
+from lading.sandbox.omero.sessions import IDLE_MS, Session, Sessions
+from lading.sandbox.omero.store import Store
+from lading.sandbox.omero.wire import Call, Listening, Servant, Wire
+
+if TYPE_CHECKING:
+    from lading.sandbox.omero.services.base import Service
+
+SERVANTS_PER_SESSION = 10_000
+_LOOK_EVERY_S = 0.2
+_LOG_LINES = 5_000
+
+
+class Hook(Protocol):
+    """Sees every call, and may spoil it: the faults are hooks."""
+
+    def before(self, call: Call) -> None:
+        """Before it is carried out. What this raises is the answer (`wire.NoAnswer`: there is none)."""
+
+    def after(self, call: Call) -> None:
+        """After it was carried out, before the answer leaves."""
+
+
+class Background(Protocol):
+    """Carries out the work of handles (imports, deletes)."""
+
+    def start(self, work: Callable[[], None], *, slot: bool) -> None:
+        """Begin `work` in another thread; with `slot`, wait for a free background slot first, in this thread."""
+
+
+class Threads:
+    """Background work without a limit."""
+
+    def start(self, work: Callable[[], None], *, slot: bool) -> None:
+        """A thread of its own."""
+        threading.Thread(target=work, daemon=True).start()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the starter decides. `servants`: open stateful services a session may have."""
+
+    root: Path
+    accounts: Accounts
+    listening: Listening
+    behind_glacier2: bool = False
+    public_tcp_port: int = 0
+    idle_ms: int = IDLE_MS
+    servants: int = SERVANTS_PER_SESSION
+    threads: int = 100
+
+
+class Site:
+    """Everything that services reach for. Made once; `open` answers calls, `close` ends it."""
+
+    def __init__(self, options: Options) -> None:
+        options.root.mkdir(parents=True, exist_ok=True)
+        self.options = options
+        self.root = options.root
+        self.store = Store(options.root / "omero.sqlite")
+        directory.furnish(self.store, options.accounts)
+        self.sessions = Sessions(self.store, idle_ms=options.idle_ms)
+        self.sessions.on_end.append(self._forget)
+        self.connections = Connections(enforced=not options.behind_glacier2)
+        self.wire = Wire(options.listening, threads=options.threads)
+        self.background: Background = Threads()
+        self.hooks: list[Hook] = []
+        self.on_deleted: list[Callable[[Sequence[Record]], None]] = []
+        self.counts: Counter[str] = Counter()
+        self.queries: Counter[str] = Counter()
+        self.log: deque[str] = deque(maxlen=_LOG_LINES)
+        self._stateful: dict[str, dict[str, Service]] = {}
+        self._shared: dict[str, list[Ice.Identity]] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+
+    def open(self) -> None:
+        """Answer calls from here on."""
+        self.wire.activate()
+        threading.Thread(target=self._watch_sessions, name="sessions", daemon=True).start()
+
+    def close(self) -> None:
+        """Answer nothing any more; what was committed stays."""
+        self._closing.set()
+        self.wire.close()
+        self.store.close()
+
+    # -- objects ----------------------------------------------------------------------------------------------------
+
+    def save(self, thing: omero.model.IObject, context: Context = SYSTEM) -> omero.model.IObject:
+        """Store a graph of wire objects as IUpdate does, and give it back with ids."""
+        return graph.save(self.store, thing, context)
+
+    def build(self, record: Record, context: Context = SYSTEM, plan: graph.Plan | None = None) -> omero.model.IObject:
+        """The wire's object of a record; `plan` says which properties are loaded too."""
+        return graph.build(self.store, record, context, plan)
+
+    def enumeration(self, cls: str, value: str, *, make: bool = False) -> Ref:
+        """An enumeration's value. Raises ApiUsageException when there is none of this value, unless `make`."""
+        found = next(self.store.find(cls, value=value), None)
+        if found is None and make:
+            found = self.store.create(cls, {"value": value})
+        if found is None:
+            raise errors.api_usage(f"unknown {cls} {value!r}")
+        return found.ref
+
+    # -- services ---------------------------------------------------------------------------------------------------
+
+    def add_stateful(self, service: "Service") -> Ice.ObjectPrx:
+        """Serve something that belongs to its session and ends with it. Raises OverUsageException."""
+        session, name = service.session, str(uuid.uuid4())
+        with self._lock:
+            session.check()
+            held = self._stateful.setdefault(session.uuid, {})
+            if len(held) >= self.options.servants:
+                raise omero.OverUsageException(
+                    "", "ome.conditions.OverUsageException", f"{len(held)} servants are open; maximum", 0
+                )
+            held[name] = service
+        return self.wire.add(service, name, session.uuid)
+
+    def remove_stateful(self, identity: Ice.Identity) -> None:
+        """It was closed by its user. May be called twice."""
+        self.wire.remove(identity)
+        with self._lock:
+            self._stateful.get(identity.category, {}).pop(identity.name, None)
+
+    def stateful(self, session: Session) -> list["Service"]:
+        """What the session holds open."""
+        with self._lock:
+            return list(self._stateful.get(session.uuid, {}).values())
+
+    def callback(self, proxy: Ice.ObjectPrx, current: Ice.Current) -> Ice.ObjectPrx:
+        """The way back to a client: through the connection it opened, or through the router in front of us."""
+        return proxy if self.options.behind_glacier2 else current.con.createProxy(proxy.ice_getIdentity())
+
+    def shared(self, session: Session, name: str, category: str, make: Callable[[], Servant]) -> Ice.ObjectPrx:
+        """A service without state, made when it is first asked for."""
+        with self._lock:
+            identity = Ice.Identity(name, category)
+            if self.wire.adapter.find(identity) is None:
+                self.wire.add(make(), name, category)
+                self._shared.setdefault(session.uuid, []).append(identity)
+        return self.wire.proxy(name, category)
+
+    def disconnected(self, session: Session) -> None:
+        """A connection of this session is gone."""
+        if session.ended and not self.connections.uses(session):
+            self._remove_shared(session)
+
+    def _forget(self, session: Session) -> None:
+        with self._lock:
+            held = self._stateful.pop(session.uuid, {})
+        for name, service in held.items():
+            self.wire.remove(Ice.Identity(name, session.uuid))
+            service.closed()
+        # Who is still connected hears that the session is over; anybody else finds nothing.
+        self.disconnected(session)
+
+    def _remove_shared(self, session: Session) -> None:
+        with self._lock:
+            identities = self._shared.pop(session.uuid, [])
+        for identity in identities:
+            self.wire.remove(identity)
+
+    # -- the gate of every call -------------------------------------------------------------------------------------
+
+    def enter(self, call: Call) -> None:
+        """Count it, see that its connection may use its session, let the hooks see it."""
+        self.counts[call.label] += 1
+        session = getattr(call.servant, "session", None)
+        if isinstance(session, Session):
+            self.connections.admit(session, call.current)
+            session.check()
+            session.touched = time.monotonic()
+        for hook in self.hooks:
+            hook.before(call)
+
+    def leave(self, call: Call) -> None:
+        """Let the hooks see that it was carried out."""
+        for hook in self.hooks:
+            hook.after(call)
+
+    def _watch_sessions(self) -> None:
+        while not self._closing.wait(_LOOK_EVERY_S):
+            self.sessions.expire()
