@@ -259,7 +259,7 @@ class _Carrying:
                     crew.submit(batch)
                 crew.finish()
         except OutOfSpace as exc:
-            raise self._with_figures(files, exc, manifest) from exc
+            raise self._with_figures(files, exc, manifest) from None  # it says all that the first one said
         finally:
             for source in self._sources:
                 source.close()

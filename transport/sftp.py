@@ -275,17 +275,16 @@ class SftpFiles:
         await self._renamed(part, path)
 
     async def _place_small(self, path: str, part: str, content: bytes, mtime: float) -> None:
-        """Three turns: open; write, set and close; rename."""
+        """Four turns: open, write, set and close, rename."""
         name = self._absolute(part)
         try:
             file = await self._open(name, "xb")
         except asyncssh.SFTPFailure:
             await _removed(self._sftp, name)
             file = await self._open(name, "xb")
-        # Sent together; a server works on the requests for one file in their order (draft-ietf-secsh-filexfer-02, 6.1).
-        steps: list[Coroutine[object, object, object]] = [file.write(content, 0)] if content else []
-        if self._fsync:
-            steps.append(_synced(file))
+        await file.write(content, 0)
+        # Sent together: the server works on the requests for one file in their order.
+        steps: list[Coroutine[object, object, object]] = [_synced(file)] if self._fsync else []
         steps += [file.setstat(self._attributes(mtime)), file.close()]
         for outcome in await asyncio.gather(*steps, return_exceptions=True):
             if isinstance(outcome, BaseException):
