@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Protocol
 
 import attrs
@@ -77,7 +78,7 @@ class OmeroPerson:
             return config
         session = self._log_in(config)
         lent = {
-            name: attrs.evolve(repo, settings={**repo.settings, KEY: session})
+            name: attrs.evolve(repo, settings={**repo.settings, KEY: _at(session, repo)})
             for name, repo in ours.items()
             if session.opens(*_address(repo))
         }
@@ -128,6 +129,14 @@ def _with_server(args: Namespace, config: Config) -> Namespace:
         host, port = known.pop()
         copy.server, copy.port = host, args.port or (str(port) if port else None)
     return copy
+
+
+def _at(session: SessionInHand, repository: RepositoryConfig) -> SessionInHand:
+    """The session as the importer of this repository joins it: at the other port of the same server, where that is plain."""
+    if _address(repository)[1] is not None:
+        return session
+    port = repository.settings.get("port", 0)
+    return replace(session, port=port if isinstance(port, int) and port else DEFAULT_PORT - 1)
 
 
 def _address(repository: RepositoryConfig) -> tuple[str, int | None]:
