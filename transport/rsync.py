@@ -1,4 +1,4 @@
-"""Carries a delivery with rsync: over ssh, or without a daemon to a folder of this machine.
+"""Carries a delivery with rsync: over ssh, to a daemon (plain or inside TLS), or to a folder of this machine.
 
 Three calls: the lists, the files, the seal. The lists go first because rsync makes one missing folder, not two: a slot can
 only begin below an existing `.lading/incoming`, never on the bare mount point of an absent share.
@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-import attrs
-
 from lading.config import structure
 from lading.delivery import Cargo, DeliveryId, Receipt, Slot
 from lading.errors import ConfigError, LadingError, OutOfSpace, SourceChanged, UnexpectedFault, Unreachable
@@ -25,6 +23,7 @@ from lading.seal import PAPERS, SEAL_NAME, is_sealed, read_seal
 from transport.foreign import TARGET, shown, translating
 from transport.landing import Landing
 from transport.pacing import Pace, Unpaced
+from transport.rsync_places import RsyncConfig, place_of
 from transport.rsync_run import Ended, Rsync, bytes_done, unescaped
 
 PARTIAL = ".rsync-partial"
@@ -33,7 +32,6 @@ PARTIAL = ".rsync-partial"
 # Journal keys; each value is the digest of a list.
 _BEGUN = "rsync-begun"  # a carry of that list has begun
 _SEALED = "rsync-sealed"  # that list was carried and sealed
-_HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.$-]*@)?(?:[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.%]+\])")
 _LISTED = re.compile(rb"(.)\S{9}\s+[0-9.,]+ [0-9/]{10} [0-9:]{8} (.*)")
 # The second form is rrsync's, which looks before rsync does.
 _MISSING = re.compile(r"No such file or directory \(2\)|rrsync error: .*No such file or directory")
@@ -43,42 +41,15 @@ _SAMPLE = 20
 _NAMES = {"posix": NameLimits.POSIX, "windows": NameLimits.WINDOWS, "smb": NameLimits.SMB}
 
 
-@attrs.frozen(kw_only=True)
-class RsyncConfig:
-    """`target`: the inbox, as `/path` (this machine) or `user@host:/path` (ssh).
-
-    `port`, `identity`, `known_hosts`, `ssh_config` are ssh's; a host key that is not known is refused, always.
-    `timeout`: seconds of silence before a transfer counts as broken; checksums of a huge file take that long on a slow
-    disk. `connect_timeout`: seconds for the connection. `chmod`: permissions in the inbox (rsync's --chmod). `fsync`:
-    each file is forced to the remote disk before the seal; without it the inbox does that when it reads everything
-    back. `compress` suits slow lines. `names`: what the inbox's disk refuses ("posix", "windows", "smb").
-    """
-
-    target: str
-    port: int = 0
-    identity: Path | None = None
-    known_hosts: Path | None = None
-    ssh_config: Path | None = None
-    timeout: int = 120
-    connect_timeout: int = 10
-    chmod: str = "D2770,F0660"
-    compress: bool = False
-    fsync: bool = False
-    names: str = "posix"
-    program: str = "rsync"
-    remote_program: str = ""
-    ssh: str = "ssh"
-
-
 class RsyncTransport:
     """A transport by rsync. One object may carry several deliveries at a time. `state`: a folder for passing files."""
 
     def __init__(self, config: RsyncConfig, *, state: Path, pace: Pace | None = None) -> None:
-        self._host, self._root = _parse_target(config.target)
+        self._place = place_of(config)
         if config.names not in _NAMES:
             raise ConfigError(f"names = {config.names!r} is none of {', '.join(_NAMES)}")
         self._config, self._state, self._pace = config, state, pace or Unpaced()
-        self._rsync = Rsync(config.program)
+        self._rsync = Rsync(config.program, environment=self._place.environment)
 
     @classmethod
     def from_settings(cls, settings: Settings, *, state: Path) -> Self:
@@ -91,7 +62,7 @@ class RsyncTransport:
     @property
     def traits(self) -> TransportTraits:
         """Over ssh, a part of a file that arrived is used by the next attempt; on one machine copying again is faster."""
-        return TransportTraits(resumes=bool(self._host), names=_NAMES[self._config.names])
+        return TransportTraits(resumes=self._place.local is None, names=_NAMES[self._config.names])
 
     def paced(self, pace: Pace) -> Self:
         """The same place, slower: --bwlimit, and started anew when the allowed rate changes."""
@@ -106,12 +77,13 @@ class RsyncTransport:
                     next_command="lading doctor",
                 )
             _check_sentinel(found, self._config.target)
-        if not self._host:
-            with translating(f"cannot look at the disk of {self._root}", TARGET):
-                free = shutil.disk_usage(self._root).free
+        local = self._place.local
+        if local is not None:
+            with translating(f"cannot look at the disk of {local}", TARGET):
+                free = shutil.disk_usage(local).free
             if needed_bytes > free:
                 raise OutOfSpace(
-                    f"the inbox {self._root} has room for {free:,} bytes, the delivery needs {needed_bytes:,}: "
+                    f"the inbox {local} has room for {free:,} bytes, the delivery needs {needed_bytes:,}: "
                     f"{needed_bytes - free:,} bytes are missing",
                     next_command="lading inbox",
                 )
@@ -225,17 +197,19 @@ class RsyncTransport:
 
     def _with_figures(self, error: LadingError, manifest: Manifest) -> LadingError:
         if isinstance(error, OutOfSpace):
-            free = "" if self._host else f", {shutil.disk_usage(self._root).free:,} are free there"
+            local = self._place.local
+            free = f", {shutil.disk_usage(local).free:,} are free there" if local is not None else ""
             error.message += f"; the delivery has {manifest.summary.bytes:,} bytes{free}"
             error.args = (error.message,)
         return error
 
     def _make_durable(self, slot: Slot) -> None:
-        if self._host:
+        local = self._place.local
+        if local is None:
             return  # `fsync` did it, or the inbox will: nothing is believed there before it was read back
         with (
-            translating(f"cannot finish {slot.path} in {self._root}", TARGET),
-            Landing(Path(self._root, slot.path)) as place,
+            translating(f"cannot finish {slot.path} in {local}", TARGET),
+            Landing(local / slot.path) as place,
         ):
             place.make_durable()
 
@@ -256,7 +230,7 @@ class RsyncTransport:
                 listed.append((match[1] == b"d", unescaped(match[2])))
 
         ended = self._rsync.run(
-            [how, "--list-only", *self._common(), self._address(folder + "/")], cwd=self._state, on_line=on_line
+            [how, "--list-only", *self._common(), self._place.address(folder + "/")], cwd=self._state, on_line=on_line
         )
         if ended.code in _MISSING_CODES and _MISSING.search(ended.stderr):
             return None
@@ -288,7 +262,7 @@ class RsyncTransport:
         self._state.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._state, prefix="fetch-") as folder:
             ended = self._rsync.run(
-                [f"--max-size={_MAX_SMALL}", *self._common(), self._address(path), "./"], cwd=Path(folder)
+                [f"--max-size={_MAX_SMALL}", *self._common(), self._place.address(path), "./"], cwd=Path(folder)
             )
             missing = ended.code in _MISSING_CODES and _MISSING.search(ended.stderr)
             if ended.code and not missing:
@@ -312,20 +286,11 @@ class RsyncTransport:
         ]
 
     def _common(self) -> list[str]:
-        options = ["--outbuf=L", f"--timeout={self._config.timeout}"]
-        if self._config.remote_program:
-            options.append(f"--rsync-path={self._config.remote_program}")
-        if self._host:
-            options += ["-e", _shell(self._config)]
-        return options
+        return ["--outbuf=L", f"--timeout={self._config.timeout}", *self._place.options()]
 
     def _from_to(self, folder: str) -> list[str]:
         # The source is "./" of the child's folder: its own name may hold a colon, and on Windows always does.
-        return ["./", self._address(folder + "/")]
-
-    def _address(self, path: str) -> str:
-        place = f"{self._root.rstrip('/')}/{path}"
-        return f"{self._host}:{place}" if self._host else place
+        return ["./", self._place.address(folder + "/")]
 
 
 class _Told:
@@ -354,47 +319,6 @@ class _Told:
         self._bytes -= size
         if files or size:
             self._progress.advance(files=files, bytes=size)
-
-
-def _parse_target(target: str) -> tuple[str, str]:
-    """The host ("" for this machine) and the path."""
-    if target.startswith("/"):
-        return "", target
-    # A host that begins with a dash would be an option of ssh.
-    host, colon, path = target.rpartition(":") if target.startswith("[") else target.partition(":")
-    if target.startswith("rsync://") or not colon or not path.startswith("/") or not _HOST.fullmatch(host):
-        raise ConfigError(
-            f"transport.target = {target!r} is neither /path nor user@host:/path", next_command="lading doctor"
-        )
-    return host, path
-
-
-def _shell(config: RsyncConfig) -> str:
-    """The ssh command for rsync's -e. Nothing ever asks a question, and an unknown host is refused."""
-    words = [config.ssh, "-x", "-a"]
-    if config.ssh_config:
-        words += ["-F", str(config.ssh_config)]
-    if config.port:
-        words += ["-p", str(config.port)]
-    if config.identity:
-        words += ["-i", str(config.identity), "-o", "IdentitiesOnly=yes"]
-    if config.known_hosts:
-        words += ["-o", f'UserKnownHostsFile="{config.known_hosts}"']
-    for option in (
-        "BatchMode=yes",
-        "StrictHostKeyChecking=yes",
-        f"ConnectTimeout={config.connect_timeout}",
-        "ServerAliveInterval=15",
-        "ServerAliveCountMax=3",
-        "ClearAllForwardings=yes",
-    ):
-        words += ["-o", option]
-    return " ".join(_quoted(word) for word in words)
-
-
-def _quoted(word: str) -> str:
-    # rsync(1), --rsh: quotes as in a shell, a doubled quote stands for itself, no backslashes.
-    return word if re.fullmatch(r"[A-Za-z0-9_./:=@%+,-]+", word) else '"' + word.replace('"', '""') + '"'
 
 
 def _manifest(cargo: Cargo) -> Manifest:

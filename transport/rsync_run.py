@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +58,13 @@ EXIT_CODES: dict[int, tuple[type[LadingError], str]] = {
 
 # What rsync, ssh and rrsync print, in the C locale, when the exit code alone does not tell who must act. First match wins.
 MESSAGES: tuple[tuple[str, type[LadingError], str], ...] = (
+    (r"certificate refused|TLS failed", AccessDenied, "the certificate of the server is not trusted; see ca_file"),
+    (r"cannot connect to \S+: ", Unreachable, "the server did not answer"),
+    (r"@ERROR: auth failed", AccessDenied, "the daemon refused user or password"),
+    (r"@ERROR: Unknown module|@ERROR: access denied", AccessDenied, "the daemon does not offer this module to us"),
+    (r"@ERROR: max connections", Unreachable, "the daemon is busy"),
+    (r"module is read only", AccessDenied, "the module may not be written"),
+    (r"The server is configured to refuse", ConfigError, "the daemon refuses an option that we need"),
     (r"No space left on device", OutOfSpace, "the disk of the inbox is full"),
     (r"Disk quota exceeded", OutOfSpace, "the quota of the inbox is used up"),
     (r"Host key verification failed", AccessDenied, "the host key is not the one we trust"),
@@ -100,10 +107,15 @@ class Ended:
 
 
 class Rsync:
-    """Starts the program `program` (name or path). `grace`: seconds between asking it to end and killing it."""
+    """Starts the program `program` (name or path). `grace`: seconds between asking it to end and killing it.
 
-    def __init__(self, program: str = "rsync", *, grace: float = 3.0) -> None:
-        self._program, self._grace = program, grace
+    `environment` is asked before every run for what the program needs besides ours: a password, for one.
+    """
+
+    def __init__(
+        self, program: str = "rsync", *, grace: float = 3.0, environment: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
+        self._program, self._grace, self._environment = program, grace, environment
 
     def run(
         self,
@@ -125,7 +137,7 @@ class Rsync:
         if rate is not None:
             # rsync's unit is 1024 bytes, and 0 means no limit.
             argv.insert(1, f"--bwlimit={max(1, int(rate / 1024))}")
-        child = _start(argv, cwd)
+        child = _start(argv, cwd, self._environment())
         threads: list[threading.Thread] = []
         try:
             tail: deque[bytes] = deque(maxlen=_TAIL_LINES)
@@ -184,10 +196,11 @@ def unescaped(name: bytes) -> str:
     return os.fsdecode(re.sub(rb"\\#([0-7]{3})", lambda match: bytes([int(match[1], 8)]), name))
 
 
-def _start(argv: list[str], cwd: Path) -> "subprocess.Popen[bytes]":
+def _start(argv: list[str], cwd: Path, extra: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     # RSYNC_* variables change how arguments are read (--old-args put files into a wrong place with exit code 0).
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RSYNC_")}
     environment["LC_ALL"] = "C"
+    environment.update(extra)
     try:
         return subprocess.Popen(
             argv,
