@@ -152,6 +152,7 @@ class _ServerParts:
         self._routes: dict[str, object] = {}
         self._lock = threading.Lock()
         self._opened: dict[str, Inbox] = {}
+        self._left_out: dict[str, str] = {}
         self.limits: Mapping[str, int] = {name: repo.imports for name, repo in config.repositories.items()}
         self.bare: Mapping[str, Bare] = {
             name: Bare(inbox.bare_route, inbox.quiet, inbox.marker) for name, inbox in config.inboxes.items()
@@ -162,13 +163,20 @@ class _ServerParts:
         for name, inbox in self._config.inboxes.items():
             try:
                 self._opened[name] = self._opened.get(name) or Inbox.open(inbox.path)
+                self._left_out.pop(name, None)
             except LadingError as exc:
-                log.warning("inbox left out", inbox=name, code=exc.code, error=exc.message)
+                # Asked for at every scan: said once, until it says something else.
+                if self._left_out.get(name) != exc.message:
+                    log.warning("inbox left out", inbox=name, code=exc.code, error=exc.message)
+                self._left_out[name] = exc.message
         return self._opened
 
     @cached_property
     def receipt_key(self) -> bytes:
         return receipt_key(self._config.home)
+
+    def silent(self) -> Sequence[str]:
+        return [name for name, age, _ in program_heartbeats(self._config) if age is None and name != "server"]
 
     def route(self, name: str) -> object:
         from lading.engine.parts import RouteParts  # noqa: PLC0415

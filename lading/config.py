@@ -85,7 +85,8 @@ class RouteConfig:
 class WatchConfig:
     """A folder that the agent watches (`[[agent.watch]]`).
 
-    `template` names the path below `path` with {project}, {participant}, {session} (literals and other {names} allowed).
+    `template` names the path below `path` with {project}, {participant}, {session} (literals and other {names} allowed);
+    {sender} is the person whom a folder belongs to, who then gets the mail about it.
     A session is complete when size and time of every file were unchanged for `quiet` seconds and, when `marker` is set, that file
     is there too. `clean`: remove the source after `grace_days`, only against a receipt that proves every file.
     `events`: wake early through the operating system where that works; the scan stays the truth.
@@ -128,6 +129,62 @@ class ServerConfig:
 
 
 @attrs.frozen(kw_only=True)
+class MailConfig:
+    """Who is told what, and the mail server that takes it (`[mail]`). Without `server` nobody gets a mail.
+
+    `security`: "starttls", "tls", or "plain", which only a server on this machine may use; `port` 0 is 587, 465 or 25 then.
+    Certificates are verified, against `ca_file` when it is set. `credentials`: "" for none, "env" (LADING_MAIL_USER and
+    LADING_MAIL_PASSWORD), "file:PATH" (mode 0600) or "keyring". `sender` stands in From; `admin` are the operators.
+    `labels = false` leaves out PROJECT/participant/SESSION and whatever may quote them.
+
+    Deliveries that end close together share one mail: it leaves when nothing ended for `quiet` seconds, or `longest` seconds after
+    the first. An alarm is raised once something has been wrong for `alarm_after` seconds, and called off once it has been well for
+    `recovered_after`. `expect` maps a sending computer (the host in `sender`) to the hours after which its silence is an alarm.
+    """
+
+    server: str = ""
+    port: int = 0
+    security: str = "starttls"
+    sender: str = ""
+    admin: tuple[str, ...] = ()
+    credentials: str = ""
+    ca_file: Path | None = None
+    timeout: float = 30.0
+    labels: bool = True
+    quiet: float = 60.0
+    longest: float = 600.0
+    alarm_after: float = 900.0
+    recovered_after: float = 60.0
+    expect: Mapping[str, float] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class PeopleConfig:
+    """Whose delivery it is (`[people]`): where the mail about it goes.
+
+    `addresses` maps a sender ("alice@scanner" or "alice"), a participant, or a project to a mail address, and is asked in that
+    order; then `template`, such as "{sender}@example.org", is filled in: {sender} (without its host), {project}, {participant},
+    {session}. A delivery of nobody known goes to the admins when somebody must act, and to no one else.
+    """
+
+    addresses: Mapping[str, str] = attrs.field(factory=dict)
+    template: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class ReporterConfig:
+    """A further place that is told what the admins are told (`[reporters.NAME]`), such as a chat.
+
+    `kind` is a reporter's entry-point name ("apprise"). Every other key belongs to it (`settings`).
+    `labels`: as in `[mail]`, but off.
+    """
+
+    kind: str
+    labels: bool = False
+    settings: Settings = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
 class Config:
     """The whole file. `home` is where the programs keep their own state (outbox, embedded database, keys, logs)."""
 
@@ -137,6 +194,9 @@ class Config:
     routes: Mapping[str, RouteConfig] = attrs.field(factory=dict)
     agent: AgentConfig = attrs.field(factory=AgentConfig)
     server: ServerConfig = attrs.field(factory=ServerConfig)
+    mail: MailConfig = attrs.field(factory=MailConfig)
+    people: PeopleConfig = attrs.field(factory=PeopleConfig)
+    reporters: Mapping[str, ReporterConfig] = attrs.field(factory=dict)
     file: Path | None = None
 
     @property
@@ -191,7 +251,8 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path} is not valid TOML: {exc}") from exc
     base = path.resolve().parent
     raw.setdefault("home", str(platformdirs.user_data_path("lading", appauthor=False)))
-    raw["repositories"] = {name: _repository(table) for name, table in _tables(raw, "repositories", path).items()}
+    for kind, own in (("repositories", {"kind", "imports"}), ("reporters", {"kind", "labels"})):
+        raw[kind] = {name: _with_settings(table, own) for name, table in _tables(raw, kind, path).items()}
     raw["file"] = str(path.resolve())
     with relative_to(base):
         return _checked(structure(raw, Config, where=str(path)))
@@ -224,10 +285,10 @@ def nearest(word: str, valid: "Mapping[str, object] | list[str] | tuple[str, ...
     return f"; there are: {', '.join(sorted(names))}" if names else ""
 
 
-def _repository(table: object) -> object:
+def _with_settings(table: object, own: set[str]) -> object:
+    """The keys that are not our `own` belong to the part."""
     if not isinstance(table, dict):
         return table
-    own = {"kind", "imports"}
     return {k: v for k, v in table.items() if k in own} | {"settings": {k: v for k, v in table.items() if k not in own}}
 
 

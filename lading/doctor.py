@@ -4,20 +4,26 @@
 """
 
 import os
+import secrets
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from lading.agent.outbox import OUTBOX_NAME, Outbox
+from lading.agent.reporting import raised
 from lading.assembly import importer_for, make_transport, program_heartbeats
 from lading.config import Config
-from lading.errors import LadingError
+from lading.errors import ConfigError, LadingError
 from lading.inbox import Inbox
+from lading.ports import Report, Reporter
+from lading.reporters import places
+from lading.reporters.people import People
 
 Level = Literal["ok", "warn", "fail"]
 GB = 1_000_000_000
@@ -60,8 +66,12 @@ def _scans(config: Config) -> Iterator[Diagnosis]:
     outbox = Outbox(config.home)
     try:
         reports = [report for report in outbox.watches() if report.path in watched]
+        alarms = [alarm for alarm in raised(outbox) if not alarm.key.startswith("watch/")]
     finally:
         outbox.close()
+    for alarm in alarms:
+        since = time.strftime("%d %b %H:%M", time.localtime(alarm.since))
+        yield Diagnosis("alarm", "fail", f"{alarm.what} since {since}", "lading doctor")
     for report in reports:
         if report.error:
             yield Diagnosis("watch", "fail", report.error, report.next_command)
@@ -93,6 +103,7 @@ def examine(config: Config) -> Iterator[Diagnosis]:
             yield _guarded(f"route {name}", partial(_transport, config, name), f"ssh {host} true" if path else "")
     for watch in config.agent.watch:
         yield _watched(watch.path)
+    yield from _reporters(config)
     yield from pulse(config)
 
 
@@ -180,6 +191,38 @@ def _transport(config: Config, route: str) -> str:
     kind = config.routes[route].transport.get("kind", "")
     tool = _tool_version(str(kind))
     return f"{kind} reaches the inbox" + (f" ({tool})" if tool else "")
+
+
+def _reporters(config: Config) -> Iterator[Diagnosis]:
+    """Every way in which people are told: it answers and lets us in; nobody is told anything."""
+    try:
+        People(config.people)
+        found = places(config)
+    except LadingError as exc:
+        yield Diagnosis("mail", "fail", exc.message, exc.next_command)
+        return
+    for name, place in found.items():
+        area = name if name == "mail" else f"reporter {name}"
+        yield _guarded(area, partial(_reporter, place.reporter, config.mail.server if name == "mail" else name), "")
+    if config.mail.server and not config.mail.admin:
+        yield Diagnosis("mail", "warn", "mail.admin is empty: alarms reach nobody", f"edit {config.file}")
+
+
+def _reporter(reporter: Reporter, where: str) -> str:
+    reporter.probe()
+    return f"{where} answers and lets us in"
+
+
+def send_test_mail(config: Config, address: str) -> str:
+    """One mail to `address`; says what became of it. Raises ConfigError without a mail server, ReportError."""
+    found = places(config).get("mail")
+    if found is None:
+        raise ConfigError("the settings name no mail server", next_command=f"set [mail] server in {config.file}")
+    now = datetime.now(UTC)
+    text = "This mail was asked for with: lading doctor --test-mail\nMail from Lading reaches you.\n"
+    report = Report(f"test.{now:%Y%m%d%H%M%S}.{secrets.token_hex(4)}", (address,), "[lading] test", text, now)
+    found.reporter.send(report)
+    return f"{config.mail.server} took a mail to {address}"
 
 
 def _tool_version(kind: str) -> str:

@@ -14,6 +14,9 @@ LadingError
 │  ├─ TargetMissing       operator   held     project, dataset or session absent
 │  ├─ Refused             operator   held     the server read it and said no
 │  └─ NotVerified         operator   held     imported, but reading back disagrees
+├─ ReportError             operator            telling people failed
+│  ├─ ReporterAway        nobody     retried  mail or chat server down, or says later
+│  └─ NoSuchRecipient     operator   given up after some attempts
 ├─ EngineError            operator   worker stops: we do not carry what we cannot record
 └─ UnexpectedFault        operator   held     a bug or an unmapped foreign exception; cause kept
 
@@ -161,6 +164,27 @@ class NotVerified(ImporterError):
     """Imported, but reading back disagrees with the manifest."""
 
     code = "not-verified"
+
+
+class ReportError(LadingError):
+    """Telling people failed: the mail server's login, certificate or refusal. Deliveries are not touched by it."""
+
+    code = "report"
+    exit_code = 1
+
+
+class ReporterAway(ReportError):
+    """The mail or chat server does not answer, or says "later"."""
+
+    code = "reporter-away"
+    actor = Actor.NOBODY
+    retried = True
+
+
+class NoSuchRecipient(ReportError):
+    """The mail server refuses this recipient, or this message."""
+
+    code = "no-such-recipient"
 
 
 class EngineError(LadingError):

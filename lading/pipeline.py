@@ -20,7 +20,7 @@ from lading.findings import Finding, Severity, error, refuses, skips
 from lading.inbox import Inbox
 from lading.ports import Check, Importer, ImportRecord, Journal
 
-_RECORD = "import-record"
+IMPORT_RECORD = "import-record"
 _NAMED = 200
 """So many files are named one by one in findings; the receipt's list has them all."""
 
@@ -102,7 +102,7 @@ def import_(work: Work) -> Step:
     if refuses(plan.findings):
         raise Rejected("the repository would not take it", findings=plan.findings)
     record = work.route.importer.run(parcel, plan, work.journal)
-    work.journal.note(_RECORD, json.dumps({"target": dict(record.target), "already_there": record.already_there}))
+    work.journal.note(IMPORT_RECORD, json.dumps({"target": dict(record.target), "already_there": record.already_there}))
     return Step(Stage.IMPORTED, "was there already" if record.already_there else "", plan.findings)
 
 
@@ -208,7 +208,7 @@ _UNPROVEN = frozenset({Outcome.MISMATCH, Outcome.MISSING, Outcome.UNVERIFIED})
 
 
 def _import_record(journal: Journal) -> ImportRecord:
-    noted = json.loads(journal.recall(_RECORD) or "{}")
+    noted = json.loads(journal.recall(IMPORT_RECORD) or "{}")
     return ImportRecord(noted.get("target", {}), bool(noted.get("already_there", False)))
 
 

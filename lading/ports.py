@@ -1,12 +1,13 @@
 """The roles. Read this file first: it says what each part promises, and what may be called twice.
 
-A part is found by entry point (`lading.transports`, `lading.sources`, `lading.checks`, `lading.importers`) and made from
-its own table of the settings: `Part.from_settings(settings, context)`. It never reads the environment or a global.
+A part is found by entry point (`lading.transports`, `lading.sources`, `lading.checks`, `lading.importers`, `lading.reporters`)
+and made from its own table of the settings: `Part.from_settings(settings, context)`. It never reads the environment or a global.
 Everything here blocks; concurrency is more workers.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -86,13 +87,14 @@ class Acquisition:
     """A finished session folder. `labels` is None, with `findings` saying why, when its path does not fit the template.
 
     `fingerprint` stands for what the source saw (names, sizes, times): an equal one means that nothing changed since. "" when
-    the source does not know; the agent then looks for itself.
+    the source does not know; the agent then looks for itself. `sender` is the person it belongs to, "" when its path does not say.
     """
 
     root: Path
     labels: Labels | None
     findings: tuple[Finding, ...] = ()
     fingerprint: str = ""
+    sender: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,36 @@ class Importer(Protocol):
         """One outcome per file of the manifest, by a fresh, independent read of the repository. Streams; order free.
 
         A blank or absent proof is UNVERIFIED, never VERIFIED. Raises TargetUnavailable.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What people are told. Written down before it is sent, and sent again word for word after a crash.
+
+    `id` stays the same then, so that a repeat can be recognised. `to` holds mail addresses, empty for a place that has its own
+    readers. `subject` is one line; `text` is plain. Both may hold anything that a label or a file name can.
+    """
+
+    id: str
+    to: tuple[str, ...]
+    subject: str
+    text: str
+    at: datetime
+
+
+@runtime_checkable
+class Reporter(Protocol):
+    """Tells people: by mail, in a chat."""
+
+    def probe(self) -> None:
+        """The place answers and lets us in. Tells nobody anything. Raises what send would raise."""
+
+    def send(self, report: Report) -> None:
+        """On return the place has taken the report over.
+
+        Raises ReporterAway (try later), NoSuchRecipient (these readers, or this text, are refused), ReportError (the operator
+        must act: login, certificate), ConfigError.
         """
 
 

@@ -5,7 +5,7 @@ from importlib.metadata import EntryPoint, entry_points
 from lading.config import nearest
 from lading.errors import ConfigError
 
-GROUPS = ("lading.transports", "lading.sources", "lading.checks", "lading.importers")
+GROUPS = ("lading.transports", "lading.sources", "lading.checks", "lading.importers", "lading.reporters")
 
 
 def names(group: str) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ class Template:
 
     @classmethod
     def parse(cls, text: str) -> "Template":
-        """Names in braces match any part of one folder's name; `{_}` and other names are ignored, repeated names must agree.
+        """Names in braces match any part of one folder's name; `{sender}` names the person; `{_}` and other names are
+        ignored, repeated names must agree.
 
         Raises ConfigError when a label is missing, or for braces that name nothing.
         """
@@ -43,10 +44,16 @@ class Template:
 
     def labels(self, path: str) -> Labels | None:
         """The labels that the session folder `path` (relative POSIX) stands for, or None when it does not fit."""
-        if path.count("/") != len(self.levels) - 1:
-            return None
-        match = self.levels[-1].fullmatch(path)
+        match = self._match(path)
         return Labels(*(match[name] for name in LABELS)) if match else None
+
+    def sender(self, path: str) -> str:
+        """What stands for {sender} in `path`: the person a folder belongs to. "" when the template does not name it."""
+        match = self._match(path)
+        return match.groupdict().get("sender", "") if match else ""
+
+    def _match(self, path: str) -> re.Match[str] | None:
+        return self.levels[-1].fullmatch(path) if path.count("/") == len(self.levels) - 1 else None
 
 
 def _pattern(part: str, seen: set[str], text: str) -> str:

@@ -12,10 +12,12 @@ from lading.agent import carrier, cleaner, receipts, taking
 from lading.agent.locks import FileLock, held
 from lading.agent.outbox import Outbox
 from lading.agent.parts import AgentParts
+from lading.agent.reporting import REPORT_EVERY_S, conditions, office
 from lading.agent.waking import Waker
 from lading.config import AgentConfig, Config, WatchConfig
 from lading.errors import ConfigError, LadingError
 from lading.ports import Source
+from lading.reporters.office import Office
 
 log = structlog.get_logger()
 
@@ -50,7 +52,7 @@ def run(config: Config, parts: AgentParts, outbox: Outbox, *, stop: threading.Ev
             next_command="lading status",
         )
     try:
-        agent = Agent(config.agent, parts, outbox, stop)
+        agent = Agent(config.agent, parts, outbox, stop, office(config, outbox))
         log.info("agent started", home=str(config.home), watches=len(config.agent.watch))
         if once:
             agent.once()
@@ -69,13 +71,14 @@ class Agent:
     parts: AgentParts
     outbox: Outbox
     stop: threading.Event
+    office: Office | None = None
     failure: list[BaseException] = field(default_factory=list)
 
     def work(self) -> None:
         """Run all threads until `stop`; then give carries under way a moment. Raises what stopped a thread, if one was."""
         sources = self.parts.sources()
         waker = Waker([watch for watch, _ in sources if watch.events])
-        jobs: list[Callable[[], None]] = [lambda: self._scan(sources, waker), self._paperwork]
+        jobs: list[Callable[[], None]] = [lambda: self._scan(sources, waker), self._paperwork, self._report]
         jobs += [self._carry] * max(self.config.carriers, 1)
         # Daemons: a transport blocks for as long as the network pleases, and leaving it is safe at every line.
         threads = [threading.Thread(target=self._guarded, args=(job,), daemon=True) for job in jobs]
@@ -103,6 +106,7 @@ class Agent:
         while self.carry_next():
             pass
         self.ask_and_clean()
+        self.tell()
 
     def carry_next(self) -> bool:
         """Make one attempt at the most urgent delivery that nobody else works on. False when there is none."""
@@ -118,6 +122,11 @@ class Agent:
         for item in self.outbox.cleanable():
             if not self.stop.is_set():
                 cleaner.clean(self.outbox, self.parts, item.id)
+
+    def tell(self) -> None:
+        """Tell people what is wrong, and what nobody but this agent knows. Without an office nobody is told."""
+        if self.office is not None:
+            self.office.round(conditions(self.outbox))
 
     def _scan(self, sources: Sequence[tuple[WatchConfig, Source]], waker: Waker) -> None:
         while not self.stop.is_set():
@@ -138,6 +147,11 @@ class Agent:
         while not self.stop.is_set():
             self.ask_and_clean()
             self.stop.wait(min(LOOK_INTO_OUTBOX_S, self.config.receipts_every))
+
+    def _report(self) -> None:
+        while not self.stop.is_set():
+            self.tell()
+            self.stop.wait(REPORT_EVERY_S)
 
     def _guarded(self, job: Callable[[], None]) -> None:
         try:

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -334,6 +334,16 @@ class Outbox:
                 )
             )
         return reports
+
+    # -- for those who keep tables of their own in this file ----------------------------------------------------------
+
+    def rows(self, query: str, *values: _SqlValue) -> list[sqlite3.Row]:
+        """What a query of ours finds."""
+        return self._all(query, *values)
+
+    def writing(self) -> AbstractContextManager[sqlite3.Connection]:
+        """One transaction; other processes wait meanwhile."""
+        return self._transaction()
 
     # -- below the surface ----------------------------------------------------------------------------------------
 

@@ -54,4 +54,20 @@ MIGRATIONS: tuple[str, ...] = (
         path BLOB PRIMARY KEY, at REAL NOT NULL, error TEXT NOT NULL, next_command TEXT NOT NULL, report TEXT NOT NULL
     ) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE deliveries ADD COLUMN told_person TEXT NOT NULL DEFAULT '';
+    ALTER TABLE deliveries ADD COLUMN told_admin TEXT NOT NULL DEFAULT '';
+    -- What ended before there were reports is history.
+    UPDATE deliveries SET told_person = stage || '/' || error_code, told_admin = stage || '/' || error_code;
+
+    CREATE TABLE reports (
+        id TEXT PRIMARY KEY, place TEXT NOT NULL, readers TEXT NOT NULL, subject TEXT NOT NULL, body TEXT NOT NULL,
+        at REAL NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, not_before REAL NOT NULL DEFAULT 0,
+        done_at REAL NOT NULL DEFAULT 0, given_up TEXT NOT NULL DEFAULT ''
+    ) WITHOUT ROWID;
+
+    CREATE TABLE alarms (
+        key TEXT PRIMARY KEY, what TEXT NOT NULL, since REAL NOT NULL, raised INTEGER NOT NULL, well_since REAL NOT NULL
+    ) WITHOUT ROWID;
+    """,
 )

@@ -11,7 +11,7 @@ from lading.agent.edge import foreseen
 from lading.agent.outbox import UNSENT, Outbox, Outgoing, WatchReport
 from lading.agent.parts import AgentParts
 from lading.config import WatchConfig
-from lading.delivery import Labels, Stage
+from lading.delivery import Stage
 from lading.errors import EngineError, LadingError
 from lading.filters import FileRules
 from lading.findings import Finding, error, warning
@@ -65,6 +65,11 @@ def this_sender() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
+def _sender_named(person: str) -> str:
+    """The person whom the folder's path names, at this computer."""
+    return f"{person}@{socket.gethostname()}" if person else this_sender()
+
+
 def look_again(outbox: Outbox, rules: FileRules, item: Outgoing, fingerprint: str) -> Outgoing:
     """The folder of `item` does not look as it did. Gives back the delivery that stands for it now.
 
@@ -113,7 +118,7 @@ def _take(outbox: Outbox, parts: AgentParts, watch: WatchConfig, found: Acquisit
         fingerprint = found.fingerprint or glance(root, rules).fingerprint
         taken = outbox.taken(watch.route, root)
         if taken is None:
-            _take_new(outbox, watch, root, found.labels, fingerprint)
+            _take_new(outbox, watch, root, found, fingerprint)
         elif taken[1] != fingerprint:
             look_again(outbox, rules, outbox.get(taken[0]), fingerprint)
     except EngineError:
@@ -123,18 +128,20 @@ def _take(outbox: Outbox, parts: AgentParts, watch: WatchConfig, found: Acquisit
     return []
 
 
-def _take_new(outbox: Outbox, watch: WatchConfig, root: Path, labels: Labels, fingerprint: str) -> None:
+def _take_new(outbox: Outbox, watch: WatchConfig, root: Path, found: Acquisition, fingerprint: str) -> None:
+    if found.labels is None:
+        return
     item = outbox.take(
         root,
         watch.route,
-        labels,
+        found.labels,
         fingerprint=fingerprint,
-        sender=this_sender(),
+        sender=_sender_named(found.sender),
         quiet=watch.quiet,
         clean=watch.clean,
         grace_s=watch.grace_days * _DAY_S,
     )
-    log.info("taken", delivery=item.id, root=str(root), labels=str(labels))
+    log.info("taken", delivery=item.id, root=str(root), labels=str(found.labels))
 
 
 def _differences(outbox: Outbox, rules: FileRules, item: Outgoing) -> tuple[list[str], list[str]]:

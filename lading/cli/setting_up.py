@@ -10,7 +10,7 @@ from lading.cli import output
 from lading.cli.context import App, json_option, pass_app
 from lading.cli.templates import starter
 from lading.config import CONFIG_NAME, load
-from lading.doctor import examine
+from lading.doctor import examine, send_test_mail
 from lading.errors import ConfigError
 
 
@@ -40,10 +40,15 @@ def init(role: str, target: Path, inbox_path: str, xnat_url: str, watch: str) ->
 
 
 @click.command()
+@click.option("--test-mail", metavar="ADDRESS", help="Only this: send one mail to ADDRESS.")
 @json_option
 @pass_app
-def doctor(app: App, as_json: bool) -> None:
-    """Check settings, inboxes, space, clock, database, repository login and rights; say what to do."""
+def doctor(app: App, test_mail: str | None, as_json: bool) -> None:
+    """Check settings, inboxes, space, clock, database, repository login and rights, mail; say what to do."""
+    if test_mail:
+        said = send_test_mail(app.config, test_mail)
+        output.answer({"ok": True, "said": said}) if as_json else output.say(said)
+        return
     answers = []
     for diagnosis in examine(app.own_config):
         answers.append(diagnosis)

@@ -15,6 +15,7 @@ from lading.engine import database, deliveries
 from lading.engine.database import Connection, recording
 from lading.engine.deliveries import TableJournal
 from lading.engine.parts import Bare, Parts
+from lading.engine.reporting import Reporting
 from lading.errors import EngineError, LadingError
 from lading.filters import FileRules
 from lading.inbox import Inbox
@@ -27,21 +28,25 @@ _log = structlog.get_logger("lading.engine")
 
 
 class Chores:
-    """The chores of one server."""
+    """The chores of one server, telling people among them. Raises ConfigError for settings about that which cannot be used."""
 
     def __init__(self, config: Config, dsn: str, parts: Parts) -> None:
         self._config = config
         self._dsn = dsn
         self._parts = parts
         self._stop = Event()
+        self._said: dict[str, str] = {}
+        self._reporting = Reporting(config, dsn, parts)
 
     def start(self) -> None:
         """Begin, in the background. What is cut off at the end of the program is finished by the next."""
+        self._reporting.start()
         Thread(target=self._run, name="lading chores", daemon=True).start()
 
     def stop(self) -> None:
         """Begin nothing more."""
         self._stop.set()
+        self._reporting.stop()
 
     def _run(self) -> None:
         tidied = -_TIDY_EVERY_S
@@ -53,8 +58,12 @@ class Chores:
                     self._adopt(inbox, self._parts.bare.get(name, Bare()))
                     if tidy:
                         self.tidy(name, inbox)
+                    self._said.pop(name, None)
                 except LadingError as exc:
-                    _log.warning("chore failed", inbox=name, code=exc.code, note=exc.message)
+                    # An inbox that is away is away at every turn: said once, until it says something else.
+                    if self._said.get(name) != exc.message:
+                        _log.warning("chore failed", inbox=name, code=exc.code, note=exc.message)
+                    self._said[name] = exc.message
 
     def _adopt(self, inbox: Inbox, rule: Bare) -> None:
         if not rule.route:

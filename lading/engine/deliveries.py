@@ -13,7 +13,7 @@ from lading.engine import jobs
 from lading.engine.database import Connection
 from lading.findings import Finding, Severity
 
-_COLUMNS = (
+COLUMNS = (
     "id, inbox, route, repository, project, participant, session, sender, priority, stage, epoch, paused, files,"
     " bytes, digest, attempt, repairs, failing_since, not_before, held_from, error, created_at, arrived_at, queued_at,"
     " updated_at"
@@ -101,7 +101,7 @@ class Change:
 def load(connection: Connection, delivery: str) -> Row | None:
     """The row, or None."""
     with connection.cursor(row_factory=class_row(Row)) as cursor:
-        query = f"SELECT {_COLUMNS} FROM deliveries WHERE id = %s"  # noqa: S608 - our own column names
+        query = f"SELECT {COLUMNS} FROM deliveries WHERE id = %s"  # noqa: S608 - our own column names
         return cursor.execute(query, (delivery,)).fetchone()
 
 
@@ -128,7 +128,7 @@ def ready(connection: Connection, delivery: str) -> Ready | None:
 REFUSED_NOTE = "refused"
 """Journal key: the findings of a refusal that is being carried out, as JSON."""
 _READY = f"""
-SELECT {_COLUMNS},
+SELECT {COLUMNS},
     d.paused OR EXISTS (SELECT 1 FROM pauses p WHERE p.target IN ('all', 'route:' || d.route)
         OR (p.target = 'repository:' || d.repository AND d.stage IN ('IMPORTING', 'IMPORTED'))) AS halted,
     (SELECT value FROM journal j WHERE j.delivery = d.id AND j.key = '{REFUSED_NOTE}') AS refused,
@@ -141,7 +141,7 @@ def select(connection: Connection, where: str, values: tuple[object, ...] = (), 
     """Rows by a condition of ours (never of a user's), newest first."""
     with connection.cursor(row_factory=class_row(Row)) as cursor:
         query = (
-            f"SELECT {_COLUMNS} FROM deliveries WHERE {where}"  # noqa: S608 - values are always parameters
+            f"SELECT {COLUMNS} FROM deliveries WHERE {where}"  # noqa: S608 - values are always parameters
             " ORDER BY arrived_at DESC, id DESC LIMIT %s"
         )
         return cursor.execute(query, (*values, limit)).fetchall()

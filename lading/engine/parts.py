@@ -4,7 +4,7 @@ Every worker process makes its own, through `lading.assembly:server_parts(config
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +55,9 @@ class Parts(Protocol):
     @property
     def receipt_key(self) -> bytes:
         """The secret that signs receipts."""
+
+    def silent(self) -> Sequence[str]:
+        """Programs of this machine, besides the server, that its settings call for and that do not run: "agent"."""
 
     def route(self, name: str) -> RouteParts:
         """The route called `name`. May be made on first use. Raises ConfigError."""

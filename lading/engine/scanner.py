@@ -22,6 +22,7 @@ class Scanner:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._known: dict[str, set[DeliveryId]] = {}
+        self._said: dict[str, str] = {}
 
     def scan(self, connection: Connection) -> int:
         """One look at every inbox; returns how many deliveries are new. An inbox that fails is logged and left out."""
@@ -30,10 +31,13 @@ class Scanner:
             try:
                 with recording(f"registering the arrivals of {name}"):
                     found += self._register(connection, name, inbox)
+                self._said.pop(name, None)
             except EngineError:
                 raise
             except LadingError as exc:
-                _log.warning("scan failed", inbox=name, code=exc.code, note=exc.message)
+                if self._said.get(name) != exc.message:
+                    _log.warning("scan failed", inbox=name, code=exc.code, note=exc.message)
+                self._said[name] = exc.message
         return found
 
     def reconcile(self, connection: Connection) -> int:

@@ -148,6 +148,9 @@ class FolderParts:
     def receipt_key(self) -> bytes:
         return b"the key of the tests, 32 bytes.."
 
+    def silent(self) -> tuple[str, ...]:
+        return ()
+
     def route(self, name: str) -> RouteParts:
         route = self._config.route(name)
         folder = Path(cast("str", self._config.repositories[route.repository].settings["folder"]))

@@ -92,7 +92,8 @@ class QuietFolderSource:
             if folder in writers:
                 self._waiting.append(Waiting(folder, writers[folder]))
             else:
-                yield Acquisition(folder, labels, fingerprint=self._watched[folder].fingerprint)
+                sender = self._template.sender(folder.relative_to(self._watch.path).as_posix())
+                yield Acquisition(folder, labels, fingerprint=self._watched[folder].fingerprint, sender=sender)
 
     def _sessions(self, misfits: list[Acquisition]) -> Iterator[tuple[Path, Labels]]:
         depth = len(self._template.levels)

@@ -1,0 +1,284 @@
+"""Decides who is told what, and when: each end of a delivery once, in as few reports as possible, through every crash.
+
+Nothing here remembers: the drawer does, durably. A round looks at what is so *now* and at what was told, so that no event can be
+missed. A report is written down in the same transaction that marks its deliveries as told; then it is sent, and crossed
+off. A crash between sending and crossing off sends it once more, word for word, under the same Message-ID.
+"""
+
+import secrets
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Protocol
+
+import structlog
+
+from lading.config import Config
+from lading.delivery import Delivery, DeliveryId, Stage
+from lading.errors import LadingError, NoSuchRecipient
+from lading.ports import Clock, Report
+from lading.reporters import MAIL, Place, places, words
+from lading.reporters.people import People
+from lading.reporters.words import Story
+
+_FIRST_WAIT_S = 5.0
+_LONGEST_WAIT_S = 15 * 60.0
+_ATTEMPTS = 8
+"""A refused recipient is tried so often, for about ten minutes: some servers refuse a stranger's first mails."""
+_log = structlog.get_logger("lading.reports")
+
+
+class Audience(StrEnum):
+    """Who is told about the end of a delivery: the person it belongs to, and the operators."""
+
+    PERSON = "person"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A delivery at rest of which an audience was not told; `rested`: seconds since it came to rest."""
+
+    delivery: Delivery
+    rested: float
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Something that is wrong now. `key` names it for ever; `what` is a sentence without its full stop and without labels.
+
+    `since`: seconds since the epoch when that is known. `detail` has no labels; `quoted` may have some.
+    `after` replaces the settings' `alarm_after`.
+    """
+
+    key: str
+    what: str
+    since: float | None = None
+    detail: str = ""
+    quoted: str = ""
+    safe: str = "Nothing is lost: what waits goes on by itself."
+    next_command: str = "lading status"
+    after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """A condition that the drawer remembers. `raised`: people were told. `well_since`: when it was first found gone, else 0."""
+
+    key: str
+    what: str
+    since: float
+    raised: bool = False
+    well_since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """A report that is written down and not sent yet, for the place `place`."""
+
+    place: str
+    report: Report
+    attempts: int = 0
+
+
+class Drawer(Protocol):
+    """What the office remembers. Every method is durable when it returns, or when the transaction around it ends."""
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """All or nothing."""
+
+    def untold(self, audience: Audience) -> Sequence[Ended]:
+        """What ended without `audience` having been told; within a transaction nobody changes them meanwhile."""
+
+    def story(self, delivery: DeliveryId) -> Story:
+        """What there is to tell about one of them."""
+
+    def mark_told(self, audience: Audience, ended: Sequence[Ended]) -> None:
+        """They are told, as they are now; what becomes of them later is not."""
+
+    def post(self, posted: Posted) -> None:
+        """Write a report down, to be sent."""
+
+    def waits(self, place: str, to: tuple[str, ...]) -> bool:
+        """Whether a report for these readers is not sent yet."""
+
+    def due(self) -> Sequence[Posted]:
+        """The reports to be sent now, oldest first."""
+
+    def cross_off(self, report: Report, given_up: str = "") -> None:
+        """It was sent, or `given_up` says why it never will be."""
+
+    def put_off(self, report: Report, seconds: float) -> None:
+        """One attempt more was in vain."""
+
+    def alarms(self) -> Sequence[Alarm]:
+        """Those that were kept."""
+
+    def keep(self, alarm: Alarm) -> None:
+        """Remember it, in place of the earlier one of its key."""
+
+    def forget(self, key: str) -> None:
+        """It is over."""
+
+
+class Office:
+    """One round after the other, over one drawer. Raises ConfigError for settings that cannot be used."""
+
+    def __init__(self, drawer: Drawer, config: Config, *, clock: Clock = time.time) -> None:
+        self._drawer = drawer
+        self._mail = config.mail
+        self._people = People(config.people)
+        self._places: Mapping[str, Place] = places(config)
+        self._clock = clock
+        self._fails: dict[str, tuple[int, float]] = {}
+
+    def round(self, conditions: Iterable[Condition]) -> None:
+        """Raise and call off alarms, gather what ended, send what is written down. Raises EngineError."""
+        self._watch(conditions)
+        for audience in Audience:
+            self._gather(audience)
+        self._send()
+
+    # -- alarms --------------------------------------------------------------------------------------------------------
+
+    def _watch(self, conditions: Iterable[Condition]) -> None:
+        now = self._clock()
+        with self._drawer.transaction():
+            known = {alarm.key: alarm for alarm in self._drawer.alarms()}
+            for condition in conditions:
+                before = known.pop(condition.key, None)
+                alarm = replace(before, well_since=0.0) if before else _new(condition, now)
+                after = self._mail.alarm_after if condition.after is None else condition.after
+                if not alarm.raised and now - alarm.since >= after:
+                    alarm = replace(alarm, raised=True)
+                    self._raise_alarm(condition, alarm)
+                if alarm != before:
+                    self._drawer.keep(alarm)
+            for alarm in known.values():
+                self._call_off(alarm, now)
+
+    def _raise_alarm(self, condition: Condition, alarm: Alarm) -> None:
+        _log.warning("alarm", what=condition.what, detail=condition.detail, next=condition.next_command)
+        for name, place in self._for_admins():
+            detail = (
+                f"{condition.detail}\n{condition.quoted}" if condition.quoted and place.labels else condition.detail
+            )
+            told = words.alarm(
+                condition.what, alarm.since, detail, safe=condition.safe, next_command=condition.next_command
+            )
+            self._post(name, place.admins, *told)
+
+    def _call_off(self, alarm: Alarm, now: float) -> None:
+        if not alarm.raised:
+            self._drawer.forget(alarm.key)
+        elif not alarm.well_since:
+            self._drawer.keep(replace(alarm, well_since=now))
+        elif now - alarm.well_since >= self._mail.recovered_after:
+            _log.info("well again", what=alarm.what)
+            for name, place in self._for_admins():
+                self._post(name, place.admins, *words.recovery(alarm.what, alarm.since, alarm.well_since))
+            self._drawer.forget(alarm.key)
+
+    # -- deliveries ----------------------------------------------------------------------------------------------------
+
+    def _gather(self, audience: Audience) -> None:
+        with self._drawer.transaction():
+            groups: dict[str, list[Ended]] = defaultdict(list)
+            nobody: list[Ended] = []
+            for ended in self._drawer.untold(audience):
+                who = self._who(audience, ended.delivery)
+                (nobody if who is None else groups[who]).append(ended)
+            if nobody:
+                self._drawer.mark_told(audience, nobody)
+            for who, group in groups.items():
+                if self._is_due(group):
+                    self._tell(audience, who, group)
+
+    def _who(self, audience: Audience, delivery: Delivery) -> str | None:
+        """The address to write to, "" for the admins, None for nobody."""
+        person = self._people.address_of(delivery) if MAIL in self._places else ""
+        if audience is Audience.PERSON:
+            return person or None
+        needed = delivery.stage is Stage.HELD or (delivery.stage is Stage.REJECTED and not person)
+        return "" if needed and self._for_admins() else None
+
+    def _is_due(self, group: Sequence[Ended]) -> bool:
+        rested = [ended.rested for ended in group]
+        return min(rested) >= self._mail.quiet or max(rested) >= self._mail.longest
+
+    def _tell(self, audience: Audience, who: str, group: Sequence[Ended]) -> None:
+        readers = [(MAIL, (who,))] if who else [(name, place.admins) for name, place in self._for_admins()]
+        # While a report to them waits for the mail server, all that ends goes into the one after it.
+        if all(self._drawer.waits(name, to) for name, to in readers):
+            return
+        counts = Counter(ended.delivery.stage for ended in group)
+        stories = [self._drawer.story(ended.delivery.id) for ended in _some_of_each(group)]
+        for name, to in readers:
+            labels = self._places[name].labels
+            told = words.summary(stories, counts, labels=labels, to_admin=audience is Audience.ADMIN)
+            self._post(name, to, *told)
+        self._drawer.mark_told(audience, group)
+
+    def _for_admins(self) -> Sequence[tuple[str, Place]]:
+        return [(name, place) for name, place in self._places.items() if place.admins or name != MAIL]
+
+    def _post(self, place: str, to: tuple[str, ...], subject: str, text: str) -> None:
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        report = Report(f"{now:%Y%m%d%H%M%S}.{secrets.token_hex(8)}", to, subject, text, now)
+        self._drawer.post(Posted(place, report))
+
+    # -- sending -------------------------------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        for posted in self._drawer.due():
+            place = self._places.get(posted.place)
+            if place is None:
+                self._drawer.cross_off(posted.report, f"the settings name no reporter {posted.place!r} any more")
+                continue
+            failures, not_before = self._fails.get(posted.place, (0, 0.0))
+            if time.monotonic() < not_before:
+                continue
+            try:
+                place.reporter.send(posted.report)
+            except NoSuchRecipient as exc:
+                self._refused(posted, exc)
+            except LadingError as exc:
+                self._fails[posted.place] = (failures + 1, time.monotonic() + _wait_s(failures + 1))
+                if failures == 0:
+                    _log.warning("reports wait", place=posted.place, code=exc.code, note=exc.message)
+            else:
+                self._drawer.cross_off(posted.report)
+                self._fails.pop(posted.place, None)
+                _log.info("reported", place=posted.place, report=posted.report.id)
+
+    def _refused(self, posted: Posted, error: NoSuchRecipient) -> None:
+        if posted.attempts + 1 < _ATTEMPTS:
+            self._drawer.put_off(posted.report, _wait_s(posted.attempts + 1))
+            return
+        _log.error("report given up", place=posted.place, report=posted.report.id, note=error.message)
+        admins = self._places[posted.place].admins
+        with self._drawer.transaction():
+            self._drawer.cross_off(posted.report, error.message)
+            if admins and posted.report.to != admins:
+                self._post(posted.place, admins, *words.returned(posted.report.subject, error.message))
+
+
+def _new(condition: Condition, now: float) -> Alarm:
+    return Alarm(condition.key, condition.what, now if condition.since is None else condition.since)
+
+
+def _some_of_each(group: Sequence[Ended]) -> Iterable[Ended]:
+    """As many of each stage as one report describes."""
+    taken: Counter[Stage] = Counter()
+    for ended in group:
+        taken[ended.delivery.stage] += 1
+        if taken[ended.delivery.stage] <= words.SHOWN:
+            yield ended
+
+
+def _wait_s(failures: int) -> float:
+    return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(failures - 1, 20))
