@@ -33,6 +33,7 @@ from lading.listing.entries import (
     Entry,
     Filtered,
     PathEscapesError,
+    entry_line,
     filtered_line,
     order_key,
     parse_entry,
@@ -67,6 +68,7 @@ __all__ = [
     "rehash",
     "survey",
     "unchanged",
+    "write",
 ]
 
 LIST_NAME = "manifest.jsonl"
@@ -193,6 +195,30 @@ def make(
         if on_finding:
             for finding in look.findings:
                 on_finding(finding)
+        return Manifest.trusted(folder, writing.finish(wanted))
+
+
+def write(
+    folder: Path, entries: Iterable[Entry], filtered: Iterable[Filtered] = (), *, algorithms: Sequence[str] = ()
+) -> Manifest:
+    """A manifest of files that somebody else has read and hashed, written into `folder` (which must exist).
+
+    `entries` come in the order of a manifest, each with SHA-256 and every one of `algorithms`. On return the three files are
+    durable. Raises OutOfSpace, AccessDenied, Unreachable (`folder`'s disk), and ValueError for what is out of order.
+    """
+    wanted = tuple(name for name in DIGEST_CHARS if name == "sha256" or name in algorithms)
+    last = b""
+    with _Writing(folder) as writing:
+        for entry in entries:
+            key = order_key(entry.path)
+            if key <= last:
+                raise ValueError(f"{entry.path!r:.120} is a duplicate or out of order")
+            last = key
+            digests = {name: entry.digests[name] for name in wanted}
+            line = entry_line(entry.path, entry.size, entry.mtime_ns, digests).encode("ascii")
+            writing.add(Listed(line, sums_bytes(sums_line(entry.path, entry.sha256)), 1, entry.size))
+        for left_out in filtered:
+            writing.leave_out(left_out)
         return Manifest.trusted(folder, writing.finish(wanted))
 
 

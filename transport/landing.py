@@ -34,6 +34,7 @@ READ = os.O_RDONLY | _NOFOLLOW | _COMMON | getattr(os, "O_NONBLOCK", 0)
 _PIECE = 256 << 10
 _FLUSH_EVERY = 128 << 20  # bytes
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _COMMON
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NOFOLLOW | _COMMON
 
 
 def fill(fd: int, buffer: memoryview) -> int:
@@ -94,6 +95,15 @@ class Landing:
         parent, name = _split(path)
         return Arriving(self._folder(parent, make=True), name, self._wrote)
 
+    def resume(self, path: str, which: str) -> tuple["Arriving", int]:
+        """Go on with a file that an earlier attempt began for the same content (`which`, a word that says so), or begin it.
+
+        Also returns a descriptor to read what is there of it; the caller closes that, and may `restart`.
+        """
+        parent, name = _split(path)
+        arriving = Arriving(self._folder(parent, make=True), name, self._wrote, temporary=f"{TEMPORARY}{which}")
+        return arriving, arriving.reader()
+
     def keep_only(self, paths: Iterable[str]) -> None:
         """Remove whatever earlier attempts left: every file that is not among `paths`, and folders left empty.
 
@@ -150,10 +160,24 @@ class Landing:
 class Arriving:
     """A file being written under a temporary name. Ends with `finish` or `abandon`."""
 
-    def __init__(self, folder: "_Folder", name: str, wrote: Callable[[int], None]) -> None:
+    def __init__(
+        self, folder: "_Folder", name: str, wrote: Callable[[int], None], *, temporary: str | None = None
+    ) -> None:
         self._folder, self._name, self._wrote = folder, name, wrote
-        self._temporary = TEMPORARY + secrets.token_hex(6)
-        self._fd = folder.open(self._temporary, _CREATE)
+        self._temporary = temporary or TEMPORARY + secrets.token_hex(6)
+        self._fd = folder.open(self._temporary, _APPEND if temporary else _CREATE)
+
+    def reader(self) -> int:
+        """A descriptor to read what has been written so far."""
+        return self._folder.open(self._temporary, READ)
+
+    def restart(self) -> None:
+        """Forget what was written."""
+        os.ftruncate(self._fd, 0)
+
+    def leave(self) -> None:
+        """Stop here; the next attempt may go on."""
+        self._close()
 
     def write(self, data: memoryview | bytes) -> None:
         """Append."""

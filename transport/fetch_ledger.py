@@ -1,0 +1,229 @@
+"""What a route has seen and fetched from a remote place: one SQLite file per route, so that a restart goes on where it was.
+
+`folders` is one line per remote session folder or sealed delivery; `files` is the list of the one that is being brought, in the
+order of a manifest: it is sorted on the disk, however many files there are, and remembers which of them are here.
+"""
+
+import json
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+
+from lading.errors import EngineError
+from lading.findings import Finding
+from lading.manifest import order_key
+from transport.remote import RemoteFile
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS folders (path TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (
+    delivery TEXT NOT NULL, key BLOB NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL, mtime REAL, version TEXT NOT NULL,
+    offered TEXT NOT NULL, digests TEXT NOT NULL DEFAULT '', round INTEGER NOT NULL, PRIMARY KEY (delivery, key)
+) WITHOUT ROWID;
+"""
+_AT_ONCE = 500
+
+
+class Progressing(StrEnum):
+    """How far a remote folder has come."""
+
+    WAITING = "waiting"  # still growing, or looked at only once
+    FETCHING = "fetching"  # being brought
+    FETCHED = "fetched"  # sealed in the inbox
+    HELD = "held"  # the operator must act; see the findings
+    CHANGED = "changed"  # fetched, and something was added or changed at the source since
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """One remote folder. `path` is relative to the place (POSIX); times are seconds since the epoch.
+
+    `fingerprint` stands for names, sizes, times and versions; it has been the same since `since`. `newest`: the latest
+    modification in it, 0 when the server keeps no times. `receipt`: the digest of the receipt that was written back.
+    """
+
+    path: str
+    delivery: str = ""
+    state: Progressing = Progressing.WAITING
+    fingerprint: str = ""
+    since: float = 0.0
+    first_seen: float = 0.0
+    newest: float = 0.0
+    files: int = 0
+    bytes: int = 0
+    note: str = ""
+    findings: tuple[Finding, ...] = ()
+    receipt: str = ""
+    cleared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One file of the delivery that is being brought. `digests` is empty until it is here."""
+
+    path: str
+    size: int
+    mtime: float | None
+    version: str
+    offered: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+
+class Ledger:
+    """The memory of one route in the file `path`. For several threads. Raises EngineError when it cannot be used."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._lock = threading.Lock()
+        with self._translating():
+            self._db = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_TABLES)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._db.close()
+
+    def all(self) -> list[Remembered]:
+        """Every folder, by path."""
+        with self._translating():
+            return [_remembered(row[0]) for row in self._db.execute("SELECT record FROM folders ORDER BY path")]
+
+    def get(self, path: str) -> Remembered | None:
+        """The folder at `path`, if it was seen."""
+        with self._translating():
+            row = self._db.execute("SELECT record FROM folders WHERE path = ?", (_text(path),)).fetchone()
+        return _remembered(row[0]) if row else None
+
+    def put(self, folder: Remembered) -> Remembered:
+        """Remember, durably."""
+        record = asdict(folder) | {"findings": [f.as_dict() for f in folder.findings]}
+        with self._translating():
+            self._db.execute(
+                "INSERT OR REPLACE INTO folders VALUES (?, ?)", (_text(folder.path), json.dumps(record, sort_keys=True))
+            )
+        return folder
+
+    def forget(self, path: str) -> None:
+        """Nothing is known of `path` any more."""
+        with self._translating():
+            self._db.execute("DELETE FROM folders WHERE path = ?", (_text(path),))
+
+    def list_files(self, delivery: str, files: Iterable[RemoteFile]) -> None:
+        """Make `files` (paths relative to their session) the list of `delivery`; what is here of them stays noted."""
+        round_ = secrets.randbits(62)
+        for batch in _batches(files):
+            with self._translating(), self._transaction():
+                self._db.executemany(
+                    "INSERT INTO files (delivery, key, path, size, mtime, version, offered, round) VALUES (?,?,?,?,?,?,?,?)"
+                    " ON CONFLICT (delivery, key) DO UPDATE SET size=excluded.size, mtime=excluded.mtime,"
+                    " version=excluded.version, offered=excluded.offered, round=excluded.round,"
+                    " digests=CASE WHEN size=excluded.size AND mtime IS excluded.mtime AND version=excluded.version"
+                    " THEN digests ELSE '' END",
+                    [
+                        (
+                            delivery,
+                            order_key(f.path),
+                            _text(f.path),
+                            f.size,
+                            f.mtime,
+                            f.version,
+                            json.dumps(dict(f.digests)),
+                            round_,
+                        )
+                        for f in batch
+                    ],
+                )
+        with self._translating():
+            self._db.execute("DELETE FROM files WHERE delivery = ? AND round <> ?", (delivery, round_))
+
+    def files(self, delivery: str, *, missing: bool = False) -> Iterator[Row]:
+        """The list, in the order of a manifest; only what is not here yet when `missing`. Streams."""
+        last = b""
+        while True:
+            with self._translating():
+                rows = self._db.execute(
+                    "SELECT key, path, size, mtime, version, offered, digests FROM files"
+                    " WHERE delivery = ? AND key > ? AND (digests = '' OR NOT ?) ORDER BY key LIMIT ?",
+                    (delivery, last, missing, _AT_ONCE),
+                ).fetchall()
+            if not rows:
+                return
+            last = rows[-1][0]
+            for _, path, size, mtime, version, offered, digests in rows:
+                yield Row(
+                    _path(path), size, mtime, version, json.loads(offered), json.loads(digests) if digests else {}
+                )
+
+    def arrived(self, delivery: str, done: Sequence[tuple[str, Mapping[str, str]]]) -> None:
+        """These files are here; their digests were computed from what was read."""
+        with self._translating(), self._transaction():
+            self._db.executemany(
+                "UPDATE files SET digests = ? WHERE delivery = ? AND key = ?",
+                [(json.dumps(dict(digests)), delivery, order_key(path)) for path, digests in done],
+            )
+
+    def drop_files(self, delivery: str) -> None:
+        """The list is no longer needed."""
+        with self._translating():
+            self._db.execute("DELETE FROM files WHERE delivery = ?", (delivery,))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            except sqlite3.Error as exc:
+                raise EngineError(
+                    f"the memory {self._path} cannot be used: {exc}", next_command="lading doctor"
+                ) from exc
+
+
+def changed(folder: Remembered, **values: object) -> Remembered:
+    """The same folder with other values."""
+    return replace(folder, **values)  # type: ignore[arg-type]  # the names are checked by `replace`
+
+
+def _remembered(record: str) -> Remembered:
+    raw = json.loads(record)
+    raw["findings"] = tuple(Finding.from_dict(f) for f in raw["findings"])
+    raw["state"] = Progressing(raw["state"])
+    return Remembered(**raw)
+
+
+def _text(path: str) -> str:
+    """SQLite takes no lone surrogates; JSON's escapes keep them."""
+    return json.dumps(path)
+
+
+def _path(text: str) -> str:
+    return str(json.loads(text))
+
+
+def _batches(files: Iterable[RemoteFile]) -> Iterator[list[RemoteFile]]:
+    batch: list[RemoteFile] = []
+    for file in files:
+        batch.append(file)
+        if len(batch) >= _AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
