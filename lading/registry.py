@@ -7,6 +7,9 @@ from lading.errors import ConfigError
 
 GROUPS = ("lading.transports", "lading.sources", "lading.checks", "lading.importers", "lading.reporters")
 
+_GUIDES = {"omero": "docs/how-to/omero-install.md (in a checkout: make omero)"}
+"""Extras that pip alone cannot install everywhere."""
+
 
 def names(group: str) -> tuple[str, ...]:
     """The names registered under an entry-point group, sorted."""
@@ -28,8 +31,9 @@ def _load(point: EntryPoint, where: str) -> type:
     try:
         loaded = point.load()
     except ImportError as exc:
+        guide = f"; how: {_GUIDES[point.name]}" if point.name in _GUIDES else ""
         raise ConfigError(
-            f"{where}: {point.name!r} needs the Python package {exc.name!r}, which is not installed",
+            f"{where}: {point.name!r} needs the Python package {exc.name!r}, which is not installed{guide}",
             next_command=f"pip install 'lading[{point.name}]'",
         ) from exc
     if not isinstance(loaded, type):
