@@ -1,0 +1,66 @@
+"""Carries out the faults that may hit any call: they stand in the gate, before the call and after it."""
+
+import os
+from typing import TYPE_CHECKING, Final
+
+import Glacier2
+import omero
+
+from lading.sandbox.omero.sessions import Session
+from lading.sandbox.omero.wire import Call, NoAnswer
+
+if TYPE_CHECKING:
+    from lading.sandbox.omero.site import Site
+
+CRASHED: Final = 137
+"""The exit status of a server that a fault killed, as the shell shows a kill -9."""
+
+
+class Spoiler:
+    """A hook of the site."""
+
+    def __init__(self, site: "Site") -> None:
+        self._site = site
+
+    def before(self, call: Call) -> None:
+        """The call is slow, refused, cut off, made by a session that is over, or the last one ever."""
+        faults, operation = self._site.faults, call.label.rpartition(".")[2]
+        faults.delay(operation)
+        if faults.pop("crash_at", operation):
+            crash()
+        if faults.pop("cut_calls", operation):
+            raise NoAnswer
+        if faults.pop("session_killed", operation):
+            session = getattr(call.servant, "session", None)
+            if isinstance(session, Session):
+                self._site.sessions.end(session)
+                session.check()
+        refused = faults.pop("errors", operation)
+        if refused:
+            raise _exception(refused.partition("=")[2], operation)
+        if faults.database_busy and call.servant.uses_database and faults.take("database_busy"):
+            raise self._site.background.busy()
+
+    def after(self, call: Call) -> None:
+        """It was carried out, but nobody hears of it."""
+        if self._site.faults.pop("lost_replies", call.label.rpartition(".")[2]):
+            raise NoAnswer
+
+
+def crash() -> None:
+    """Die as by kill -9: nothing is flushed, nobody is told."""
+    os._exit(CRASHED)
+
+
+def _exception(name: str, operation: str) -> Exception:
+    message = f"{operation} was told to fail"
+    if name == "PermissionDeniedException":
+        return Glacier2.PermissionDeniedException(message)
+    if name == "CannotCreateSessionException":
+        return Glacier2.CannotCreateSessionException(message)
+    if name == "WrappedCreateSessionException":
+        return omero.WrappedCreateSessionException(message, True, 500, "ome.conditions.DatabaseBusyException")
+    made: Exception = getattr(omero, name)("", f"ome.conditions.{name}", message)
+    if isinstance(made, omero.ConcurrencyException):
+        made.backOff = 500
+    return made
