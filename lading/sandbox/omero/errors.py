@@ -1,6 +1,8 @@
 """OMERO's own exceptions, made in one place so that each carries the fields that clients show."""
 
 import omero
+import omero_ServerErrors_ice  # noqa: F401 - fills `omero` with the exceptions
+import omero.clients  # noqa: F401 - loads the generated classes, exceptions among them
 
 
 class Unsupported(Exception):
@@ -50,3 +52,9 @@ def removed_session(message: str) -> omero.RemovedSessionException:
 def session_timeout(message: str) -> omero.SessionTimeoutException:
     """The session was idle for too long."""
     return omero.SessionTimeoutException("", "ome.conditions.SessionTimeoutException", message)
+
+
+def database_busy(back_off: int) -> omero.DatabaseBusyException:
+    """No connection is free; come back after so many milliseconds."""
+    message = "cannot open a database connection"
+    return omero.DatabaseBusyException("", "ome.conditions.DatabaseBusyException", message, back_off)

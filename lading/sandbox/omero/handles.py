@@ -136,7 +136,7 @@ def begin(
     handle = Handle(site, session, request, steps)
     proxy = omero.cmd.HandlePrx.uncheckedCast(site.add_stateful(handle))
     try:
-        site.background.start(handle.run, slot=slot)
+        (site.background.submit if slot else site.background.run)(handle.run)
     except BaseException:
         site.remove_stateful(proxy.ice_getIdentity())
         raise

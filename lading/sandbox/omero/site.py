@@ -4,21 +4,28 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import Ice
 import omero
 
+from lading.disk import write_whole
 from lading.sandbox.omero import directory, errors, graph
 from lading.sandbox.omero.accounts import Accounts
 from lading.sandbox.omero.connections import Connections
+from lading.sandbox.omero.faults import Faults
 from lading.sandbox.omero.permissions import SYSTEM, Context
+from lading.sandbox.omero.pixels import Images
 from lading.sandbox.omero.records import Record, Ref
 from lading.sandbox.omero.sessions import IDLE_MS, Session, Sessions
+from lading.sandbox.omero.slots import Background, Limits
+from lading.sandbox.omero.spoiling import Spoiler
 from lading.sandbox.omero.store import Store
+from lading.sandbox.omero.stored_files import StoredFiles
 from lading.sandbox.omero.wire import Call, Listening, Servant, Wire
 
 if TYPE_CHECKING:
@@ -39,24 +46,9 @@ class Hook(Protocol):
         """After it was carried out, before the answer leaves."""
 
 
-class Background(Protocol):
-    """Carries out the work of handles (imports, deletes)."""
-
-    def start(self, work: Callable[[], None], *, slot: bool) -> None:
-        """Begin `work` in another thread; with `slot`, wait for a free background slot first, in this thread."""
-
-
-class Threads:
-    """Background work without a limit."""
-
-    def start(self, work: Callable[[], None], *, slot: bool) -> None:
-        """A thread of its own."""
-        threading.Thread(target=work, daemon=True).start()
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the starter decides. `servants`: open stateful services a session may have."""
+    """What the starter decides. `servants`: open stateful services a session may have; `java`: see `pixels.Images`."""
 
     root: Path
     accounts: Accounts
@@ -66,6 +58,8 @@ class Options:
     idle_ms: int = IDLE_MS
     servants: int = SERVANTS_PER_SESSION
     threads: int = 100
+    limits: Limits = field(default_factory=Limits)
+    java: bool | None = None
 
 
 class Site:
@@ -77,13 +71,17 @@ class Site:
         self.root = options.root
         self.store = Store(options.root / "omero.sqlite")
         directory.furnish(self.store, options.accounts)
+        self.database_uuid = self.lasting_uuid("database")
         self.sessions = Sessions(self.store, idle_ms=options.idle_ms)
         self.sessions.on_end.append(self._forget)
         self.connections = Connections(enforced=not options.behind_glacier2)
         self.wire = Wire(options.listening, threads=options.threads)
-        self.background: Background = Threads()
-        self.hooks: list[Hook] = []
-        self.on_deleted: list[Callable[[Sequence[Record]], None]] = []
+        self.background = Background(options.limits)
+        self.faults = Faults()
+        self.files = StoredFiles(self.store, options.root / "data", self.faults)
+        self.images = Images(java=options.java)
+        self.hooks: list[Hook] = [Spoiler(self)]
+        self.on_deleted: list[Callable[[Sequence[Record]], None]] = [self.files.forget]
         self.counts: Counter[str] = Counter()
         self.queries: Counter[str] = Counter()
         self.log: deque[str] = deque(maxlen=_LOG_LINES)
@@ -101,6 +99,8 @@ class Site:
         """Answer nothing any more; what was committed stays."""
         self._closing.set()
         self.wire.close()
+        self.background.close(1.0)
+        self.images.close()
         self.store.close()
 
     # -- objects ----------------------------------------------------------------------------------------------------
@@ -121,6 +121,13 @@ class Site:
         if found is None:
             raise errors.api_usage(f"unknown {cls} {value!r}")
         return found.ref
+
+    def lasting_uuid(self, name: str) -> str:
+        """A UUID that stays the same when the server starts again."""
+        kept = self.root / f"{name}.uuid"
+        if not kept.exists():
+            write_whole(kept, str(uuid.uuid4()).encode("ascii"))
+        return kept.read_text(encoding="ascii").strip()
 
     # -- services ---------------------------------------------------------------------------------------------------
 
@@ -183,8 +190,9 @@ class Site:
 
     # -- the gate of every call -------------------------------------------------------------------------------------
 
-    def enter(self, call: Call) -> None:
-        """Count it, see that its connection may use its session, let the hooks see it."""
+    @contextmanager
+    def passing(self, call: Call) -> Iterator[None]:
+        """Count it, see that its connection may use its session, let the hooks see it, lend it a database connection."""
         self.counts[call.label] += 1
         session = getattr(call.servant, "session", None)
         if isinstance(session, Session):
@@ -193,9 +201,8 @@ class Site:
             session.touched = time.monotonic()
         for hook in self.hooks:
             hook.before(call)
-
-    def leave(self, call: Call) -> None:
-        """Let the hooks see that it was carried out."""
+        with self.background.connection() if call.servant.uses_database else nullcontext():
+            yield
         for hook in self.hooks:
             hook.after(call)
 

@@ -89,6 +89,17 @@ class Store:
         hierarchy = model.root(record.cls)
         return [each for each in found if (ref := each.reference(described.inverse)) and model.root(ref.cls) == hierarchy]
 
+    def referrers(self, record: Record) -> list[tuple[Record, str]]:
+        """Everything that refers to the record, with the field that does."""
+        hierarchy = model.root(record.cls)
+        with self.lock:
+            found = [
+                (self._tables[referring][number], field)
+                for (referring, field), targets in self._referrers.items()
+                for number in targets.get(record.id, ())
+            ]
+        return [(each, field) for each, field in found if (ref := each.reference(field)) and model.root(ref.cls) == hierarchy]
+
     def count(self, cls: str) -> int:
         """How many there are."""
         return sum(1 for _ in self.all(cls))

@@ -10,8 +10,9 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import Glacier2
 import Ice
@@ -46,17 +47,15 @@ class NoAnswer(Exception):
 class Gate(Protocol):
     """Stands before every call."""
 
-    def enter(self, call: Call) -> None:
-        """Raises what the client shall get instead of an answer."""
-
-    def leave(self, call: Call) -> None:
-        """The call was carried out; what this raises replaces the answer."""
+    def passing(self, call: Call) -> AbstractContextManager[None]:
+        """Around the call. Raises what the client shall get instead of an answer, before the call or after it."""
 
 
 class Servant:
-    """What answers calls. `gate` sees each of them first."""
+    """What answers calls. `gate` sees each of them first; those that `uses_database` hold a connection meanwhile."""
 
     gate: Gate
+    uses_database: ClassVar[bool] = False
 
     def closed(self) -> None:
         """The session is over: let go of everything."""
@@ -239,9 +238,8 @@ def _direct(method: Callable[..., object], label: str) -> Callable[..., object]:
 def _carried_out(self: Servant, method: Callable[..., object], label: str, arguments: tuple[object, ...]) -> object:
     call = Call(label, self, arguments[:-1], arguments[-1])
     try:
-        self.gate.enter(call)
-        result = method(self, *arguments)
-        self.gate.leave(call)
+        with self.gate.passing(call):
+            result = method(self, *arguments)
     except NoAnswer:
         call.current.con.close(True)
         raise

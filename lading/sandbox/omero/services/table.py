@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from lading.sandbox.omero.raw_files import RawFileStore
+from lading.sandbox.omero.repository import RepositoryInfo, SharedResources
 from lading.sandbox.omero.services.admin import AdminService
 from lading.sandbox.omero.services.base import Service, StatefulService
 from lading.sandbox.omero.services.config import ConfigService
@@ -24,14 +26,16 @@ STATELESS: dict[str, Callable[["Site", Session], Service]] = {
     "IContainer": ContainerService,
     "IMetadata": MetadataService,
     "IQuery": QueryService,
+    "IRepositoryInfo": RepositoryInfo,
     "ISession": SessionService,
     "ITimeline": TimelineService,
     "ITypes": TypesService,
     "IUpdate": UpdateService,
+    "SharedResources": SharedResources,
 }
 """One servant per session; name → what makes it."""
 
-STATEFUL: dict[str, Callable[["Site", Session], StatefulService]] = {}
+STATEFUL: dict[str, Callable[["Site", Session], StatefulService]] = {"RawFileStore": RawFileStore}
 """One servant per `create…` call."""
 
 

@@ -1,0 +1,185 @@
+"""Starts the stand-in as a process of its own, for tests and demonstrations.
+
+A process, not a thread: Ice clients and servers in one process block each other easily, and a server can be killed.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lading.sandbox.omero import accounts
+from lading.sandbox.omero.accounts import Accounts
+
+_START_PATIENCE_S = 120.0
+_STOP_PATIENCE_S = 20.0
+HOST = "127.0.0.1"
+
+
+class SandboxOmero:
+    """A stand-in OMERO. `root` holds everything it keeps; ports stay the same over `stop`, `kill` and `start`.
+
+    `idle_ms`: sessions end after so many milliseconds without a call. `limits`: fields of `slots.Limits`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        tls: bool = True,
+        people: Accounts | None = None,
+        idle_ms: int = 600_000,
+        limits: Mapping[str, float] | None = None,
+        behind_glacier2: bool = False,
+        public_tcp_port: int = 0,
+    ) -> None:
+        self.root = root.resolve()
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.people = people or accounts.fresh_accounts()
+        accounts.write(self._accounts, self.people)
+        self._tls, self._idle_ms, self._limits = tls, idle_ms, dict(limits or {})
+        self._behind_glacier2, self._public = behind_glacier2, public_tcp_port
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ports: dict[str, int] = {}
+        self._control, self._token = 0, ""
+
+    # -- what clients need ------------------------------------------------------------------------------------------
+
+    @property
+    def host(self) -> str:
+        """Loopback."""
+        return HOST
+
+    @property
+    def port(self) -> int:
+        """TLS, or TCP when there is no TLS."""
+        return self._ports["ssl" if self._tls else "tcp"]
+
+    @property
+    def tcp_port(self) -> int:
+        """Without TLS."""
+        return self._ports["tcp"]
+
+    @property
+    def certificate(self) -> Path:
+        """What a client needs to verify us."""
+        return self.root / "tls" / "certificate.pem"
+
+    def password(self, user: str) -> str:
+        """Of one of the people."""
+        return self.people.users[user].password
+
+    @property
+    def log(self) -> Path:
+        """What the process wrote."""
+        return self.root / "server.log"
+
+    # -- running ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Returns when it answers. Raises RuntimeError, with the end of its log, when it does not."""
+        ready = self.root / "ready.json"
+        ready.unlink(missing_ok=True)
+        argv = [sys.executable, "-m", "lading.sandbox.omero", "--root", str(self.root), "--ready-file", str(ready)]
+        argv += ["--accounts", str(self._accounts), "--port", str(self._ports.get("tcp", 0))]
+        argv += ["--ssl-port", str(self._ports.get("ssl", 0) if self._tls else -1), "--idle-ms", str(self._idle_ms)]
+        argv += ["--limits", json.dumps(self._limits), "--public-port", str(self._public)]
+        argv += ["--behind-glacier2"] * self._behind_glacier2
+        with self.log.open("ab") as out:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                env={**os.environ, "LADING_SANDBOX_PARENT": str(os.getpid())},
+            )
+        self._wait_until_ready(self._process, ready)
+
+    def stop(self) -> None:
+        """In an orderly way, or by force when that takes too long. May be called twice."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._end(signal.SIGKILL)
+
+    @property
+    def alive(self) -> bool:
+        """The process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # -- control ----------------------------------------------------------------------------------------------------
+
+    def do(self, command: str, **arguments: object) -> object:
+        """One command of `control.py`. Raises RuntimeError with the server's reason, OSError when it does not answer."""
+        line = json.dumps({"token": self._token, "do": command, **arguments}) + "\n"
+        with socket.create_connection((HOST, self._control), timeout=60) as connection:
+            connection.sendall(line.encode("utf-8"))
+            answer = json.loads(connection.makefile("rb").readline() or b'{"error": "no answer"}')
+        if "error" in answer:
+            raise RuntimeError(f"the stand-in refused {command}: {answer['error']}")
+        return answer["ok"]
+
+    def faults(self, **knobs: object) -> None:
+        """Set these knobs; without any, put all of them back."""
+        self.do("faults", knobs=knobs, reset=not knobs)
+
+    def count(self, operation: str) -> int:
+        """How often an operation was called since the start, e.g. "IQuery.get"."""
+        counts = self.do("counts")
+        assert isinstance(counts, dict)
+        return int(counts.get(operation, 0))
+
+    def records(self, cls: str) -> int:
+        """How many records of a class there are, whoever owns them."""
+        number = self.do("records", cls=cls)
+        assert isinstance(number, int)
+        return number
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _accounts(self) -> Path:
+        return self.root / "accounts.json"
+
+    def _wait_until_ready(self, process: "subprocess.Popen[bytes]", ready: Path) -> None:
+        deadline = time.monotonic() + _START_PATIENCE_S
+        while not ready.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                tail = self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+                self._end(signal.SIGKILL)
+                raise RuntimeError(f"the stand-in OMERO did not start: {tail}")
+            time.sleep(0.02)
+        told = json.loads(ready.read_text(encoding="utf-8"))
+        self._ports, self._control, self._token = told["ports"], told["control"], told["token"]
+
+    def _end(self, number: int) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        try:
+            process.wait(_STOP_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

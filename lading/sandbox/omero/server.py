@@ -1,0 +1,102 @@
+"""The process: options from the command line, a line of JSON when it is ready, an orderly end."""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import Ice
+
+from lading.disk import write_whole
+from lading.sandbox.omero import accounts, certificates, control, router
+from lading.sandbox.omero.sessions import IDLE_MS
+from lading.sandbox.omero.site import Options, Site
+from lading.sandbox.omero.slots import Limits
+from lading.sandbox.omero.wire import Listening
+
+BANNER = "This is not OMERO.server: it speaks OMERO's protocol for tests and demonstrations, and keeps no data safe."
+ACCOUNTS_NAME = "accounts.json"
+
+
+def make_site(options: Options) -> Site:
+    """A site with everything in it, not open yet."""
+    site = Site(options)
+    if options.behind_glacier2:
+        router.serve_session_manager(site)
+    else:
+        router.serve_router(site)
+    return site
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line of `python -m lading.sandbox.omero`. Returns the exit code; 3 when a port is taken."""
+    given = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        serve(_options(given), ready_file=given.ready_file)
+    except Ice.SocketException as error:
+        sys.stderr.write(f"cannot listen: {os.strerror(error.error)}\n")
+        return 3
+    return 0
+
+
+def serve(options: Options, *, ready_file: Path | None = None, say: Callable[[str], object] = sys.stdout.write) -> None:
+    """Run until SIGTERM or SIGINT. Prints one line of JSON when it answers: ports, root, pid. Raises Ice.SocketException."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    site = make_site(options)
+    site.open()
+    with control.listening(site) as (control_port, token):
+        ready = {"ports": site.wire.ports(), "control": control_port, "root": str(options.root), "pid": os.getpid()}
+        if ready_file is not None:
+            # With the token for the control port: only our own account may read it.
+            write_whole(ready_file, json.dumps({**ready, "token": token}).encode("utf-8"), mode=0o600)
+        say(json.dumps(ready) + "\n")
+        sys.stdout.flush()
+        # A wait without an end would not be woken by a signal on Windows.
+        while not ended.wait(1.0):
+            pass
+    site.close()
+    # Ice's threads may hang in calls that nobody will ever answer; everything that was committed is on the disk.
+    os._exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lading.sandbox.omero", description=BANNER)
+    parser.add_argument("--root", type=Path, required=True, help="folder for everything it keeps")
+    parser.add_argument("--port", type=int, default=0, help="TCP; 0 takes a free one, -1 none")
+    parser.add_argument("--ssl-port", type=int, default=-1, help="TLS; 0 takes a free one, -1 none")
+    parser.add_argument("--accounts", type=Path, help=f"JSON of users and groups (default: ROOT/{ACCOUNTS_NAME}, made if absent)")
+    parser.add_argument("--behind-glacier2", action="store_true", help="a real glacier2router stands in front")
+    parser.add_argument("--public-port", type=int, default=0, help="the router's TCP port, told to clients")
+    parser.add_argument("--idle-ms", type=int, default=IDLE_MS, help="sessions end after so many milliseconds without a call")
+    parser.add_argument("--limits", type=json.loads, default={}, metavar="JSON", help="see slots.Limits")
+    parser.add_argument("--ready-file", type=Path, help="written as JSON once it answers")
+    return parser
+
+
+def _options(given: argparse.Namespace) -> Options:
+    root = given.root.resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    path = given.accounts or root / ACCOUNTS_NAME
+    if not given.accounts and not path.exists():
+        accounts.write(path, accounts.fresh_accounts())
+    identity = certificates.identity(root / "tls") if given.ssl_port >= 0 else None
+    listening = Listening(
+        given.port, given.ssl_port, str(identity.certificate) if identity else "", str(identity.key) if identity else ""
+    )
+    return Options(
+        root,
+        accounts.read(path),
+        listening,
+        behind_glacier2=given.behind_glacier2,
+        public_tcp_port=given.public_port,
+        idle_ms=given.idle_ms,
+        limits=Limits(**given.limits),
+    )
