@@ -18,7 +18,7 @@ from typing import Literal
 from lading.agent.outbox import OUTBOX_NAME, Outbox
 from lading.agent.reporting import raised
 from lading.assembly import importer_for, make_transport, program_heartbeats
-from lading.config import Config
+from lading.config import Config, Settings
 from lading.errors import ConfigError, LadingError
 from lading.inbox import Inbox
 from lading.ports import Report, Reporter
@@ -91,9 +91,7 @@ def examine(config: Config) -> Iterator[Diagnosis]:
     if config.inboxes:
         yield _guarded("database", partial(_database, config), "lading server run")
     for name, repository in config.repositories.items():
-        answered = _guarded(
-            f"repository {name}", partial(_repository, config, name), f"curl -I {repository.settings.get('url', '')}"
-        )
+        answered = _guarded(f"repository {name}", partial(_repository, config, name), _knock(repository.settings))
         yield answered
         for project in _projects(config, name) if answered.level == "ok" else ():
             yield _guarded(f"project {project}", partial(_rights, config, name, project), "")
@@ -164,6 +162,12 @@ def _repository(config: Config, name: str) -> str:
     importer = importer_for(config, name)
     importer.probe()
     return f"{config.repositories[name].kind}: answers, and the account may work there"
+
+
+def _knock(settings: Settings) -> str:
+    """The command that shows whether the repository's address answers at all."""
+    url, host = settings.get("url"), settings.get("host")
+    return f"curl -I {url}" if url else f"openssl s_client -connect {host}:{settings.get('port', 4064)}" if host else ""
 
 
 def _projects(config: Config, repository: str) -> list[str]:

@@ -27,13 +27,16 @@ from lading.errors import ConfigError
     help="The staging inbox (a path; for an agent also user@host:/path).",
 )
 @click.option("--xnat", "xnat_url", default="https://xnat.example.org", show_default=True, help="Your XNAT.")
+@click.option("--omero", "omero_host", help="Your OMERO (a host name): settings for it, in place of XNAT.")
 @click.option("--watch", default="instrument", show_default=True, help="The folder that the instrument writes to.")
-def init(role: str, target: Path, inbox_path: str, xnat_url: str, watch: str) -> None:
+def init(role: str, target: Path, inbox_path: str, xnat_url: str, omero_host: str | None, watch: str) -> None:
     """Write starter settings, explained line by line. Never overwrites."""
     if target.exists():
         raise ConfigError(f"{target} exists; it is left alone", next_command=f"lading --config {target} doctor")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(starter(role, inbox=inbox_path, xnat=xnat_url, watch=watch), encoding="utf-8")
+    repository, address = ("omero", omero_host) if omero_host else ("xnat", xnat_url)
+    text = starter(role, inbox=inbox_path, repository=repository, address=address, watch=watch)
+    target.write_text(text, encoding="utf-8")
     load(target)
     output.say(f"wrote {target}; edit it, then:")
     output.say_next(f"lading --config {target} doctor")

@@ -4,37 +4,65 @@ _SERVER = """\
 # --- the staging host -------------------------------------------------------------------------------------------------
 
 [inboxes.main]
-path = "{inbox}"            # the staging inbox; for XNAT's own inbox route: its inbox folder as mounted here
+path = "{inbox}"            # the staging inbox{inbox_note}
 # quiet = 60                # seconds without change before a folder that was dropped in directly counts as complete
-# bare_route = "xnat"       # the route of such folders; empty refuses them
+# bare_route = "{repository}"{pad}# the route of such folders; empty refuses them
 # keep_days = 7             # how long the staged copy stays after it was verified
 
-[repositories.xnat]
-kind = "xnat"
-url = "{xnat}"
-credentials = "env"         # LADING_XNAT_USER and LADING_XNAT_PASSWORD; or "keyring", "netrc", "file:/path" (mode 0600)
-imports = 2                 # imports at the same time, over all workers
-# ca_bundle = "/etc/ssl/your-ca.pem"
-# inbox_path = "/data/xnat/inbox"   # where XNAT itself sees the inbox above
-
+{repository_table}
 [server]
 database = "embedded"       # or "postgresql://user@host/lading" (password in ~/.pgpass)
 workers = 2
 """
 
+_XNAT = """\
+[repositories.xnat]
+kind = "xnat"
+url = "{address}"
+credentials = "env"         # LADING_XNAT_USER and LADING_XNAT_PASSWORD; or "keyring", "netrc", "file:/path" (mode 0600)
+imports = 2                 # imports at the same time, over all workers
+# ca_bundle = "/etc/ssl/your-ca.pem"
+# inbox_path = "/data/xnat/inbox"   # where XNAT itself sees the inbox above
+"""
+
+_OMERO = """\
+[repositories.omero]
+kind = "omero"
+host = "{address}"
+# port = 4064
+credentials = "env"         # LADING_OMERO_USER and LADING_OMERO_PASSWORD; or "keyring", "file:/path" (mode 0600)
+imports = 2                 # imports at the same time, over all workers: OMERO shares five slots with everybody
+# ssl = {{ ca = "/etc/ssl/omero.pem" }}   # the server's own certificate, where no authority has signed it
+"""
+
 _ROUTE = """\
 # --- the way from the instrument into the repository --------------------------------------------------------------------
 
-[routes.xnat]
+[routes.{repository}]
 inbox = "main"
-repository = "xnat"
+repository = "{repository}"
 transport = {{ kind = "{transport}", {target} }}
 # exclude = ["*.tmp"]       # junk such as Thumbs.db and ._files is left out anyway
-import = {{ route = "auto" }} # "inbox": XNAT reads its inbox folder; "upload": over HTTP
-
-[routes.xnat.checks.layout]
+{imports}
+[routes.{repository}.checks.layout]
 # participant = "sub-[0-9]{{3}}"
 # session = "(MR|CT|PET)[0-9]+"
+"""
+
+_XNAT_IMPORTS = """\
+import = {{ route = "auto" }} # "inbox": XNAT reads its inbox folder; "upload": over HTTP
+"""
+
+_OMERO_DIGESTS = """\
+digests = ["sha1"]          # what OMERO compares by; computed in the same read as our own
+"""
+
+_OMERO_IMPORTS = """
+[routes.omero.import]
+project = "{{project}}"
+dataset = "{{participant}}_{{session}}"
+# group = "lab"             # else the account's own
+# owner = "{{participant}}"   # whose the data shall be; the account then needs OMERO's privilege Sudo
 """
 
 _AGENT = """\
@@ -45,7 +73,7 @@ scan_every = 30             # seconds
 
 [[agent.watch]]
 path = "{watch}"
-route = "xnat"
+route = "{repository}"
 template = "{{project}}/{{participant}}/{{session}}"
 quiet = 60                  # a session is complete when nothing in it changed for so many seconds ...
 # marker = "DONE.txt"       # ... and, when set, this file is there too
@@ -54,22 +82,33 @@ grace_days = 7
 """
 
 
-def starter(role: str, *, inbox: str, xnat: str, watch: str) -> str:
-    """The text of a lading.toml for `role` ("server", "agent" or "both")."""
+def starter(role: str, *, inbox: str, repository: str, address: str, watch: str) -> str:
+    """The text of a lading.toml for `role` ("server", "agent" or "both"); `repository` is "xnat" or "omero", at `address`."""
     remote = ":" in inbox and inbox[1:3] != ":\\"
     transport, target = ("rsync", f'target = "{inbox}"') if remote else ("local", f'path = "{inbox}"')
+    xnat = repository == "xnat"
     parts = ['home = "lading-state"       # what the programs remember: outbox, database, keys, logs\n']
     if role in ("server", "both"):
-        parts.append(_SERVER.format(inbox=inbox, xnat=xnat))
-    route = _ROUTE.format(transport=transport, target=target)
+        table = (_XNAT if xnat else _OMERO).format(address=address)
+        note = "; for XNAT's own inbox route: its inbox folder as mounted here" if xnat else ""
+        parts.append(
+            _SERVER.format(
+                inbox=inbox,
+                inbox_note=note,
+                repository=repository,
+                pad=" " * (11 - len(repository)),
+                repository_table=table,
+            )
+        )
+    imports = "" if xnat else _OMERO_DIGESTS
+    if role != "agent":
+        imports += (_XNAT_IMPORTS if xnat else _OMERO_IMPORTS).format()
+    route = _ROUTE.format(transport=transport, target=target, repository=repository, imports=imports)
     if role == "agent":
         route = (
-            "\n".join(
-                line for line in route.splitlines() if not line.startswith(("inbox =", "repository =", "import ="))
-            )
-            + "\n"
+            "\n".join(line for line in route.splitlines() if not line.startswith(("inbox =", "repository ="))) + "\n"
         )
     parts.append(route)
     if role in ("agent", "both"):
-        parts.append(_AGENT.format(watch=watch))
+        parts.append(_AGENT.format(watch=watch, repository=repository))
     return "\n".join(parts)
