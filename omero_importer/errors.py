@@ -7,11 +7,6 @@ before anything is repeated, and the callers do nothing that cannot be looked fo
 from dataclasses import dataclass
 from enum import Enum, auto
 
-import Glacier2
-import Ice
-import omero
-import omero.clients
-
 from lading.errors import (
     AccessDenied,
     ConfigError,
@@ -21,6 +16,7 @@ from lading.errors import (
     TargetUnavailable,
     UnexpectedFault,
 )
+from omero_importer.ice import Glacier2, Ice, omero
 
 _RETRY = "lading retry"
 _DOCTOR = "lading doctor"

@@ -15,16 +15,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-import Ice
-import omero
-import omero.clients
-from omero.model import ExperimenterGroupI
-
 from lading import __version__
 from lading.errors import ConfigError, TargetMissing, TargetUnavailable
 from omero_importer import credentials, errors
 from omero_importer.credentials import Login
 from omero_importer.errors import Then
+from omero_importer.ice import Ice, omero, unloaded
 from omero_importer.session_in_hand import SessionInHand
 from omero_importer.settings import RepositorySettings
 
@@ -58,6 +54,7 @@ class Connection:
         self.user_id, self.user = int(context.userId), str(context.userName)
         self.group_id, self.group = int(context.groupId), str(context.groupName)
         self.is_admin = bool(context.isAdmin)
+        self._category = ""
         self._repository: omero.grid.ManagedRepositoryPrx | None = None
 
     def __repr__(self) -> str:
@@ -73,6 +70,13 @@ class Connection:
         """Saves."""
         return self.factory.getUpdateService()
 
+    @property
+    def callback_category(self) -> str:
+        """What the identity of a servant of ours must say, so that the server's calls find the way to us."""
+        if not self._category:
+            self._category = str(self.client.getCategory())
+        return self._category
+
     def repository(self) -> "omero.grid.ManagedRepositoryPrx":
         """The managed repository. Raises TargetUnavailable while the server has none ready."""
         if self._repository is None:
@@ -83,6 +87,12 @@ class Connection:
                 next_command="lading doctor",
             )
         return self._repository
+
+    def time_database(self) -> float:
+        """How long the database takes to say what time it is, in seconds."""
+        began = time.monotonic()
+        self.factory.getConfigService().getDatabaseTime()
+        return time.monotonic() - began
 
     def close(self) -> None:
         """Log out. Never raises."""
@@ -214,7 +224,7 @@ class Sessions:
     def _into_group(self, made: Connection, group: str) -> Connection:
         try:
             found = made.factory.getAdminService().lookupGroup(group)
-            made.factory.setSecurityContext(ExperimenterGroupI(found.id.val, False))
+            made.factory.setSecurityContext(unloaded("ExperimenterGroup", found.id.val))
         except (omero.ApiUsageException, omero.SecurityViolation, omero.ValidationException) as exc:
             raise TargetMissing(
                 f"working in group {group!r} at {self.server}: there is no such group, or {made.user!r} is no member of it",

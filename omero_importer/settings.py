@@ -10,6 +10,8 @@ from lading.config import nearest, structure
 from lading.delivery import Labels
 from lading.errors import ConfigError
 from lading.ports import Settings
+from omero_importer.bioformats import BioFormatsSettings
+from omero_importer.file_rules import FileSettings, checked
 from omero_importer.hashes import ALGORITHMS
 from omero_importer.session_in_hand import DEFAULT_PORT, SessionInHand, taken_from
 
@@ -55,9 +57,10 @@ class RepositorySettings:
 
     `credentials`: "env", "env:PREFIX", "keyring", "keyring:SERVICE", "file:PATH" (mode 0600); a session key works as well as
     a user and password. `ssl`: see there. `plain`: talk without encryption (`port` is then 4063); only to this machine, or
-    when you say so with "anywhere". `web`: address of OMERO.web, for links in receipts. `keep_alive`: how often the session is kept from
+    when you say so with "anywhere". `web`: address of OMERO.web, for links in receipts.
+    `keep_alive`: how often the session is kept from
     expiring. `connect_timeout` bounds a connection, `read_timeout` any answer, `import_timeout` one fileset's import, and
-    `patience` the wait for an import that somebody else has under way.
+    `patience` the wait for an import that somebody else has under way. `valve`, `bioformats`: see there.
     """
 
     host: str
@@ -72,6 +75,7 @@ class RepositorySettings:
     import_timeout: float = 14400.0
     patience: float = 60.0
     valve: ValveSettings = attrs.field(factory=ValveSettings)
+    bioformats: BioFormatsSettings = attrs.field(factory=BioFormatsSettings)
 
 
 @attrs.frozen(kw_only=True)
@@ -90,7 +94,7 @@ class RouteSettings:
     `blank_digest`: what to do where OMERO shows no checksum: "unverified", or "download" the file and compare.
     `stats`, `thumbnails`: let the server read every pixel for minima and maxima, and draw previews, during the import.
     `annotate`: what carries the delivery's key-values, of "dataset" and "images". `tags`: templates.
-    `uploads`: files under way at once. `block_kb`: bytes per message.
+    `files`: which files form filesets (see there). `uploads`: files under way at once. `block_kb`: bytes per message.
     """
 
     project: str = "{project}"
@@ -111,6 +115,7 @@ class RouteSettings:
     tags: tuple[str, ...] = ()
     uploads: int = 4
     block_kb: int = 4096
+    files: FileSettings = attrs.field(factory=FileSettings)
 
 
 _WORDS: Mapping[str, tuple[str, ...]] = {
@@ -169,7 +174,7 @@ def route_settings(settings: Settings, where: str = "routes.X.import") -> RouteS
     # 5 MB is OMERO's own block; its servers refuse messages of 64 MB.
     if not 1 <= found.block_kb <= 4882 or not 1 <= found.uploads <= 32:
         raise ConfigError(f"{where}: block_kb must be 1 to 4882, uploads 1 to 32", next_command=_DOCTOR)
-    return found
+    return attrs.evolve(found, files=checked(found.files, f"{where}.files"))
 
 
 def filled(template: str, labels: Labels) -> str:

@@ -1,0 +1,161 @@
+"""Files of a delivery that are no images: file annotations on its dataset or screen, each with OMERO's own checksum.
+
+Annotation, link and file record are saved in one go and the content follows: whatever was begun can be seen, and is finished
+by the next run.
+"""
+
+import mimetypes
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lading.delivery import DeliveryId
+from lading.manifest import Entry
+from lading.ports import Progress
+from omero_importer import uploads
+from omero_importer.client_paths import client_path
+from omero_importer.filesets import Place
+from omero_importer.hashes import ALGORITHMS
+from omero_importer.ice import ParametersI, model, rlong, rstring, unloaded, unwrap
+from omero_importer.session import Connection
+from omero_importer.settings import RepositorySettings, RouteSettings
+from omero_importer.sources import Source
+
+NS_ATTACHMENT = "lading/attachment"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAttachment:
+    """An attachment as OMERO's database describes it. `path` is the client path; `checksum` is "" where it shows none."""
+
+    path: str
+    file: int
+    size: int
+    checksum: str
+    hasher: str
+
+
+def stored(connection: Connection, place: Place, deliveries: Sequence[str]) -> dict[str, StoredAttachment]:
+    """The attachments of those deliveries on the place, by client path; of several, the oldest."""
+    query = (
+        f"select a.description, f.id, f.size, f.hash, h.value, f.path, f.name from {place.kind}AnnotationLink l"  # noqa: S608
+        " join l.child a join a.file f left outer join f.hasher h where l.parent.id = :place and a.ns = :ns"
+    )
+    parameters = ParametersI()
+    parameters.add("place", rlong(place.id))
+    parameters.add("ns", rstring(NS_ATTACHMENT))
+    ours = {description(one) for one in deliveries}
+    found: dict[str, StoredAttachment] = {}
+    for said, file, size, checksum, hasher, path, name in unwrap(connection.queries.projection(query, parameters)):
+        if said in ours:
+            one = StoredAttachment(f"{path or ''}{name}", file, size or 0, checksum or "", hasher or "")
+            if one.path not in found or found[one.path].file > file:
+                found[one.path] = one
+    return found
+
+
+def are_there(connection: Connection, delivery: str) -> bool:
+    """Whether any attachment of that delivery exists, wherever it is linked."""
+    parameters = ParametersI()
+    parameters.add("ns", rstring(NS_ATTACHMENT))
+    parameters.add("said", rstring(description(delivery)))
+    query = "select a.id from FileAnnotation a where a.ns = :ns and a.description = :said"
+    return bool(connection.queries.projection(query, parameters))
+
+
+@dataclass(frozen=True, slots=True)
+class Attaching:
+    """Attaches files of one delivery to one place."""
+
+    connection: Connection
+    source: Source
+    settings: RepositorySettings
+    route: RouteSettings
+    place: Place
+    delivery: DeliveryId
+
+    def fill(self, names: Sequence[str], known: Sequence[str], progress: Progress) -> int:
+        """Send what is missing or incomplete of `names`; how many that were. `known`: deliveries whose files count as ours."""
+        there = stored(self.connection, self.place, known)
+        sent = 0
+        for name in names:
+            entry = self.source.entries[name]
+            found = there.get(self.name(name))
+            if (
+                found is not None
+                and (found.checksum or not entry.size)
+                and found.size == entry.size
+                and self._lies(found)
+            ):
+                continue
+            self._send(found.file if found is not None else self._announce(name, entry), name, entry, progress)
+            sent += 1
+        return sent
+
+    def name(self, path: str) -> str:
+        """The attachment's client path."""
+        return client_path(self.place.prefix + path)
+
+    def _lies(self, found: StoredAttachment) -> bool:
+        """Whether the file is on the server's disk, where the route does not trust the database."""
+        if not self.route.reread:
+            return True
+        return exists(self.connection, found.file, found.size)
+
+    def _announce(self, path: str, entry: Entry) -> int:
+        folder, _, name = self.name(path).rpartition("/")
+        file = model.OriginalFileI()
+        file.name, file.path, file.size = rstring(name), rstring(folder + "/"), rlong(entry.size)
+        file.mimetype = rstring(mimetypes.guess_type(name)[0] or "application/octet-stream")
+        # No checksum: the server's own, of what it stored, is the proof.
+        file.hasher = model.ChecksumAlgorithmI()
+        file.hasher.value = rstring(self._algorithm(entry))
+        annotation = model.FileAnnotationI()
+        annotation.ns, annotation.description = rstring(NS_ATTACHMENT), rstring(description(self.delivery))
+        annotation.file = file
+        link = getattr(model, f"{self.place.kind}AnnotationLinkI")()
+        link.parent = unloaded(self.place.kind, self.place.id)
+        link.child = annotation
+        return int(self.connection.updates.saveAndReturnObject(link).child.file.id.val)
+
+    def _send(self, file: int, name: str, entry: Entry, progress: Progress) -> None:
+        store = self.connection.factory.createRawFileStore()
+        store.setFileId(file)
+        uploads.send_file(
+            store,
+            self.source.path(name),
+            entry,
+            algorithm=self._algorithm(entry),
+            block=self.route.block_kb << 10,
+            timeout=self.settings.read_timeout,
+            told=lambda count: progress.advance(bytes=count),
+            save=True,
+        )
+
+    def _algorithm(self, entry: Entry) -> str:
+        return next((name for name in ALGORITHMS if uploads.checksum_known(entry, name)), "SHA1-160")
+
+
+def exists(connection: Connection, file: int, size: int) -> bool:
+    """Whether the server has the content of an OriginalFile of `size` bytes on its disk."""
+    store = connection.factory.createRawFileStore()
+    try:
+        store.setFileId(file)
+        return bool(store.exists()) and (not size or store.size() > 0)
+    finally:
+        store.close()
+
+
+def content(connection: Connection, file: int, size: int, block: int) -> Iterator[bytes]:
+    """The content of an OriginalFile of `size` bytes, block by block."""
+    store = connection.factory.createRawFileStore()
+    try:
+        store.setFileId(file)
+        for offset in range(0, size, block):
+            yield store.read(offset, min(block, size - offset))
+    finally:
+        store.close()
+
+
+def description(delivery: str) -> str:
+    """What an attachment says about where it comes from."""
+    return f"delivery {delivery}"

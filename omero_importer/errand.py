@@ -1,0 +1,212 @@
+"""One import on its way: what its steps share, and the steps. Each looks before it acts, so that all of it may run again."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lading.delivery import Parcel
+from lading.errors import Refused, TargetUnavailable
+from lading.ports import Journal, NoProgress, Progress
+from omero_importer import annotations, attachments, graphs, holdings, uploads
+from omero_importer.annotations import Mark
+from omero_importer.filesets import FilesetPlan, FilesetRecord, FilesetsDecision, Place
+from omero_importer.holdings import ClientName, HeldFileset, Matching
+from omero_importer.ice import ParametersI, model, omero, unloaded, unwrap
+from omero_importer.ice_import import IceEngine, running_import
+from omero_importer.session import Connection
+from omero_importer.settings import RepositorySettings, RouteSettings, filled
+from omero_importer.sources import Source
+from omero_importer.target import Address, Container, Targets
+from omero_importer.valve import Valve
+
+_SAFE = "Nothing was sent. The files are in the inbox."
+
+
+@dataclass(slots=True)
+class Sent:
+    """What an import has really done so far, over all its attempts."""
+
+    filesets: int = 0
+    files: int = 0
+
+    @property
+    def nothing(self) -> bool:
+        """Whether everything was there already."""
+        return not self.filesets and not self.files
+
+
+@dataclass(frozen=True)
+class Errand:
+    """The import of one parcel."""
+
+    parcel: Parcel
+    source: Source
+    decision: FilesetsDecision
+    address: Address
+    settings: RepositorySettings
+    route: RouteSettings
+    targets: Targets
+    valve: Valve
+    journal: Journal
+    progress: Progress = field(default_factory=NoProgress)
+    sent: Sent = field(default_factory=Sent)
+
+    @property
+    def prefix(self) -> str:
+        """What stands in front of every client path."""
+        return f"{self.parcel.delivery.labels}/"
+
+    def marks(self, connection: Connection) -> list[Mark]:
+        """The marks that count as this delivery's: its own, and those of the same content under the same labels.
+
+        Raises Refused when another delivery has filled the session and the route does not append.
+        """
+        delivery, digest = self.parcel.delivery, self.parcel.manifest.summary.digest
+        found = annotations.marks(connection, delivery)
+        ours = [mark for mark in found if mark.delivery == delivery.id or mark.digest == digest]
+        if self.route.on_existing == "refuse":
+            for other in found:
+                if other not in ours and _has_content(connection, other):
+                    raise Refused(
+                        f"importing {delivery.labels}: delivery {other.delivery} has filled this session in OMERO already, with "
+                        "other files",
+                        safe=_SAFE,
+                        next_command=f"lading fix {delivery.id} --session OTHER-LABEL",
+                    )
+        return ours
+
+    def place(self, target: Container, mark: int) -> Place:
+        """Where the images go."""
+        return Place("Screen" if self.address.screen else "Dataset", target.id, mark, self.prefix)
+
+    def bring(self, connection: Connection) -> Place:
+        """Make OMERO hold the parcel. Raises what the table of errors says."""
+        measure(connection, self.valve)
+        self.valve.demand_open()
+        ours = self.marks(connection)
+        target = self.targets.ensure(connection, self.address)
+        if not ours:
+            ours = [annotations.make_mark(connection, self.parcel)]
+        place = self.place(target, ours[0].id)
+        annotations.link(connection, place.mark, place.kind, [place.id])
+        images = self._bring_filesets(connection, place, ours)
+        attaching = attachments.Attaching(
+            connection, self.source, self.settings, self.route, place, self.parcel.delivery.id
+        )
+        self.sent.files += attaching.fill(self.decision.attachments, [mark.delivery for mark in ours], self.progress)
+        self._describe(connection, place, images)
+        return place
+
+    def _bring_filesets(self, connection: Connection, place: Place, ours: Sequence[Mark]) -> dict[str, tuple[int, ...]]:
+        """Import what is missing. Returns the images of every fileset, by its key."""
+        matching = Matching(self.decision.filesets, ClientName(place.prefix))
+        images: dict[str, tuple[int, ...]] = {}
+        for found in list(holdings.held(connection, [mark.id for mark in ours], place)):
+            plan = matching.plan(found)
+            if not found.images and not self._completed_meanwhile(connection, found):
+                graphs.delete(
+                    connection, "Fileset", [found.id], doing="removing what is left of an import without images"
+                )
+            elif plan is not None and plan.key not in images:
+                self._mend(connection, place, found, plan)
+                images[plan.key] = tuple(sorted(found.images))
+        missing = [plan for plan in self.decision.filesets if plan.key not in images]
+        engine = IceEngine(connection, self.source, self.settings, self.route, self.valve)
+        for plan, record in engine.import_filesets(missing, place, self.journal, self.progress):
+            images[plan.key] = record.image_ids
+            self._count(plan, record)
+        return images
+
+    def _count(self, plan: FilesetPlan, record: FilesetRecord) -> None:
+        self.sent.filesets += 1
+        self.progress.advance(files=len(plan.files))
+        if not record.image_ids:
+            raise TargetUnavailable(f"importing {plan.entry}: OMERO says that it is done, and names no image")
+
+    def _completed_meanwhile(self, connection: Connection, found: HeldFileset) -> bool:
+        """An import of an earlier life may still be under way on the server: then it is ours."""
+        if running_import(connection, found.id, self.settings.patience):
+            rows = connection.queries.projection(
+                "select i.id from Image i where i.fileset.id = :id", ParametersI().addId(found.id)
+            )
+            found.images |= {row[0] for row in unwrap(rows)}
+        return bool(found.images)
+
+    def _mend(self, connection: Connection, place: Place, found: HeldFileset, plan: FilesetPlan) -> None:
+        """A Fileset that is there: link its images where they belong, and bring back files that its disk has lost."""
+        astray = sorted(found.images - found.linked)
+        if astray and place.kind == "Dataset":
+            connection.updates.saveArray([_link(place.id, image) for image in astray])
+        if not self.route.reread:
+            return
+        paths = {ClientName(place.prefix)(path): path for path in plan.files}
+        for stored in list(holdings.stored_files(connection, [found.id])):
+            if stored.client_path not in paths or connection.repository().fileExists(stored.path):
+                continue
+            entry = self.source.entries[paths[stored.client_path]]
+            store = connection.factory.createRawFileStore()
+            store.setFileId(stored.id)
+            uploads.send_file(
+                store,
+                self.source.path(entry.path),
+                entry,
+                algorithm=stored.hasher or "SHA1-160",
+                block=self.route.block_kb << 10,
+                timeout=self.settings.read_timeout,
+                told=lambda count: self.progress.advance(bytes=count),
+                save=True,
+            )
+            self.sent.files += 1
+
+    def _describe(self, connection: Connection, place: Place, images: Mapping[str, tuple[int, ...]]) -> None:
+        """The mark on the images, tags and key-values."""
+        labels = self.parcel.delivery.labels
+        every = [image for some in images.values() for image in some]
+        if "images" in self.route.annotate:
+            annotations.link(connection, place.mark, "Image", every)
+        tags = [filled(tag, labels) for tag in self.route.tags]
+        annotations.ensure_tags(connection, place.kind, place.id, tags)
+        source = attachments.description(self.parcel.delivery.id)
+        if "dataset" in self.route.annotate:
+            annotations.ensure_values(connection, place.kind, place.id, self.decision.session_values, source)
+        if self.decision.file_values:
+            for plan in self.decision.filesets:
+                for path in plan.files:
+                    for image in images.get(plan.key, ()) if path in self.decision.file_values else ():
+                        values = self.decision.file_values[path]
+                        annotations.ensure_values(connection, "Image", image, values, f"{source}: {path}")
+
+    def steps(self, target: Container | None, ours: Sequence[Mark]) -> Iterator[str]:
+        """The import in words."""
+        size = sum(self.source.entries[path].size for plan in self.decision.filesets for path in plan.files)
+        files = sum(len(plan.files) for plan in self.decision.filesets)
+        if self.address.who.owner:
+            yield f"act for {self.address.who.owner}"
+        yield f"use {self.address}" if target is not None else f"make {self.address}"
+        if ours:
+            yield f"delivery {ours[0].delivery} was begun there before: send only what is missing"
+        yield f"import {len(self.decision.filesets)} filesets of {files} files ({size:,} bytes)"
+        if self.decision.attachments:
+            yield f"attach {len(self.decision.attachments)} other files"
+        for path, reason in list(self.decision.left_out.items())[:20]:
+            yield f"leave out {path}: {reason}"
+        yield "read every file back and compare"
+
+
+def measure(connection: Connection, valve: Valve) -> None:
+    """Tell the valve how the server feels: how fast its database answers, and how full its disk is."""
+    valve.saw_database(connection.time_database())
+    try:
+        free = connection.factory.getRepositoryInfoService().getFreeSpaceInKilobytes()
+    except (omero.SecurityViolation, omero.ApiUsageException):
+        return  # not for everybody to know
+    valve.saw_free(int(free))
+
+
+def _has_content(connection: Connection, mark: Mark) -> bool:
+    return bool(holdings.fileset_ids(connection, [mark.id])) or attachments.are_there(connection, mark.delivery)
+
+
+def _link(dataset: int, image: int) -> "model.DatasetImageLinkI":
+    new = model.DatasetImageLinkI()
+    new.parent, new.child = unloaded("Dataset", dataset), unloaded("Image", image)
+    return new

@@ -1,0 +1,122 @@
+"""What OMERO holds of a delivery: its Filesets, their files with checksums, their images and where those are linked. Reads only."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from omero_importer.annotations import batches
+from omero_importer.client_paths import client_path
+from omero_importer.filesets import FilesetPlan, Place
+from omero_importer.ice import ParametersI, rlong, unwrap
+from omero_importer.session import Connection
+
+_FILESETS_AT_ONCE = 100
+
+_FILES = (
+    "select e.fileset.id, e.clientPath, o.id, o.size, o.hash, h.value, o.path, o.name"
+    " from FilesetEntry e join e.originalFile o left outer join o.hasher h where e.fileset.id in (:ids)"
+)
+_IMAGES = "select i.fileset.id, i.id from Image i where i.fileset.id in (:ids)"
+_PIXELS = (
+    "select i.fileset.id, i.id from Pixels p join p.image i"
+    " where i.fileset.id in (:ids) and p.sizeX > 0 and p.sizeY > 0"
+)
+_IN_DATASET = (
+    "select i.fileset.id, i.id from DatasetImageLink l join l.child i"
+    " where l.parent.id = :place and i.fileset.id in (:ids)"
+)
+_ON_SCREEN = (
+    "select i.fileset.id, i.id from WellSample s join s.image i join s.well w join w.plate p join p.screenLinks l"
+    " where l.parent.id = :place and i.fileset.id in (:ids)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file as OMERO's database describes it. `checksum` is "" where it shows none."""
+
+    fileset: int
+    client_path: str
+    id: int
+    size: int
+    checksum: str
+    hasher: str
+    path: str
+
+
+@dataclass(slots=True)
+class HeldFileset:
+    """A Fileset of ours. `linked`: its images that are in the place where they belong."""
+
+    id: int
+    paths: frozenset[str] = frozenset()
+    images: set[int] = field(default_factory=set)
+    with_pixels: set[int] = field(default_factory=set)
+    linked: set[int] = field(default_factory=set)
+
+
+def fileset_ids(connection: Connection, marks: Sequence[int]) -> list[int]:
+    """The Filesets that are linked to one of the marks, oldest first."""
+    if not marks:
+        return []
+    query = "select l.parent.id from FilesetAnnotationLink l where l.child.id in (:ids)"
+    return sorted({row[0] for row in _rows(connection, query, marks)})
+
+
+def held(connection: Connection, marks: Sequence[int], place: Place) -> Iterator[HeldFileset]:
+    """The Filesets under the marks, without their files' checksums."""
+    for batch in batches(fileset_ids(connection, marks), _FILESETS_AT_ONCE):
+        found = {one: HeldFileset(one) for one in batch}
+        paths: dict[int, set[str]] = defaultdict(set)
+        entries = "select e.fileset.id, e.clientPath from FilesetEntry e where e.fileset.id in (:ids)"
+        for fileset, path in _rows(connection, entries, batch):
+            paths[fileset].add(path)
+        for fileset, image in _rows(connection, _IMAGES, batch):
+            found[fileset].images.add(image)
+        for fileset, image in _rows(connection, _PIXELS, batch):
+            found[fileset].with_pixels.add(image)
+        linked = _IN_DATASET if place.kind == "Dataset" else _ON_SCREEN
+        for fileset, image in _rows(connection, linked, batch, place=place.id):
+            found[fileset].linked.add(image)
+        for one in batch:
+            found[one].paths = frozenset(paths[one])
+            yield found[one]
+
+
+def stored_files(connection: Connection, filesets: Sequence[int]) -> Iterator[StoredFile]:
+    """The files of the Filesets."""
+    for batch in batches(filesets, _FILESETS_AT_ONCE):
+        for fileset, known_as, file, size, checksum, hasher, path, name in _rows(connection, _FILES, batch):
+            yield StoredFile(fileset, known_as, file, size or 0, checksum or "", hasher or "", f"{path or ''}{name}")
+
+
+class Matching:
+    """Which Fileset in OMERO is which of our plans: the one with the same client paths."""
+
+    def __init__(self, plans: Sequence[FilesetPlan], name: "ClientName") -> None:
+        self._by_paths: Mapping[frozenset[str], FilesetPlan] = {
+            frozenset(name(path) for path in plan.files): plan for plan in plans
+        }
+
+    def plan(self, fileset: HeldFileset) -> FilesetPlan | None:
+        """None when no plan of ours has these files: the rules have changed since."""
+        return self._by_paths.get(fileset.paths)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientName:
+    """Turns a path of the manifest into the name under which OMERO knows the file."""
+
+    prefix: str
+
+    def __call__(self, path: str) -> str:
+        """PROJECT/participant/SESSION/path, every part as OMERO stores it."""
+        return client_path(self.prefix + path)
+
+
+def _rows(connection: Connection, query: str, ids: Sequence[int], *, place: int = -1) -> list[list[object]]:
+    parameters = ParametersI().addIds(list(ids))
+    if place >= 0:
+        parameters.add("place", rlong(place))
+    rows: list[list[object]] = unwrap(connection.queries.projection(query, parameters))
+    return rows

@@ -1,0 +1,311 @@
+"""Imports Filesets over Ice, as OMERO's Java importer does: announce the files, send them, let the server check and read them.
+
+Uploads and imports are limited separately: several Filesets are sent at once, and one of them at a time is being imported, so
+that a delivery never takes more than one of the server's few background slots.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NoReturn
+from uuid import uuid4
+
+from lading import __version__
+from lading.errors import LadingError, Refused, TargetUnavailable
+from lading.ports import Journal, Progress
+from omero_importer import errors, graphs, uploads
+from omero_importer.filesets import FilesetPlan, FilesetRecord, Place
+from omero_importer.hashes import ALGORITHMS, NO_PROOF
+from omero_importer.holdings import ClientName
+from omero_importer.ice import Ice, cmd, grid, model, omero, rbool, rstring, unloaded
+from omero_importer.session import Connection
+from omero_importer.settings import RepositorySettings, RouteSettings
+from omero_importer.sources import Source
+from omero_importer.valve import Valve
+
+_SENDINGS = 3
+"""So often a file is sent, before we believe that the server cannot store it."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GROWTH = 0.01, 2.0, 1.5
+_UNKNOWN_READER = "Unknown"
+
+
+@dataclass(frozen=True)
+class _Uploaded:
+    """A Fileset whose files are all on the server."""
+
+    plan: FilesetPlan
+    process: "grid.ImportProcessPrx"
+    checksums: list[str]
+
+
+@dataclass(frozen=True)
+class IceEngine:
+    """Imports over one connection. Not for several threads at once; it has its own."""
+
+    connection: Connection
+    source: Source
+    settings: RepositorySettings
+    route: RouteSettings
+    valve: Valve
+    _algorithm: list[str] = field(default_factory=list, repr=False)
+
+    def import_fileset(self, plan: FilesetPlan, place: Place, journal: Journal, progress: Progress) -> FilesetRecord:
+        """See `Engine`."""
+        ((_, record),) = self.import_filesets([plan], place, journal, progress)
+        return record
+
+    def import_filesets(
+        self,
+        plans: Iterable[FilesetPlan],
+        place: Place,
+        journal: Journal,  # noqa: ARG002 - the mark, saved together with each Fileset, says more than a note could
+        progress: Progress,
+    ) -> Iterator[tuple[FilesetPlan, FilesetRecord]]:
+        """Import them all, in order. What OMERO cannot read does not stop the others, and is raised at the end (Refused)."""
+        refused: list[Refused] = []
+        under_way: deque[Future[_Uploaded]] = deque()
+        window = self.route.uploads
+        with ThreadPoolExecutor(window, "omero-fileset") as filesets, ThreadPoolExecutor(window, "omero-file") as files:
+            try:
+                for plan in plans:
+                    under_way.append(filesets.submit(self._upload, plan, place, files, progress))
+                    if len(under_way) >= window:
+                        yield from self._read(under_way.popleft(), refused)
+                while under_way:
+                    yield from self._read(under_way.popleft(), refused)
+            finally:
+                _abandon(under_way)
+        if refused:
+            more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+            raise Refused(f"{refused[0].message}{more}", safe=refused[0].safe, next_command=refused[0].next_command)
+
+    def _read(self, sent: "Future[_Uploaded]", refused: list[Refused]) -> Iterator[tuple[FilesetPlan, FilesetRecord]]:
+        uploaded = sent.result()
+        try:
+            yield uploaded.plan, self._import(uploaded)
+        except Refused as problem:
+            refused.append(problem)
+
+    @property
+    def algorithm(self) -> str:
+        """OMERO's name of the checksum to use, agreed upon with the server once."""
+        if not self._algorithm:
+            self._algorithm.append(self.route.checksum or self._agreed())
+        return self._algorithm[0]
+
+    def _agreed(self) -> str:
+        """The server's favourite among those that the manifest has; else among those that prove anything."""
+        some = next(iter(self.source.entries.values()), None)
+        known = [name for name in ALGORITHMS if some is not None and uploads.checksum_known(some, name)]
+        repository = self.connection.repository()
+        for names in (known, [name for name in ALGORITHMS if name not in NO_PROOF]):
+            found = repository.suggestChecksumAlgorithm([_algorithm(name) for name in names]) if names else None
+            if found is not None:
+                return str(found.value.val)
+        raise Refused(
+            f"importing into {self.connection.server}: it supports no checksum that proves anything",
+            next_command="set import.checksum of the route",
+        )
+
+    def _upload(self, plan: FilesetPlan, place: Place, files: ThreadPoolExecutor, progress: Progress) -> _Uploaded:
+        process = self.connection.repository().importFileset(self._fileset(plan, place), self._settings(place))
+        try:
+            sending = [
+                files.submit(self._send, process, index, name, progress) for index, name in enumerate(plan.files)
+            ]
+            try:
+                return _Uploaded(plan, process, [one.result() for one in sending])
+            finally:
+                for one in sending:
+                    one.cancel()
+        except BaseException:
+            _close(process)
+            raise
+
+    def _send(self, process: "grid.ImportProcessPrx", index: int, name: str, progress: Progress) -> str:
+        entry = self.source.entries[name]
+        return uploads.send_file(
+            process.getUploader(index),
+            self.source.path(name),
+            entry,
+            algorithm=self.algorithm,
+            block=self.route.block_kb << 10,
+            timeout=self.settings.read_timeout,
+            told=lambda count: progress.advance(bytes=count),
+        )
+
+    def _import(self, uploaded: _Uploaded) -> FilesetRecord:
+        doing = f"importing {uploaded.plan.entry}"
+        try:
+            with self.valve.import_under_way():
+                handle = self._verified(uploaded, doing)
+                try:
+                    answer = self._outcome(handle, doing)
+                    fileset = int(handle.getRequest().activity.parent.id.val)
+                finally:
+                    _close(handle)
+        finally:
+            _close(uploaded.process)
+        if isinstance(answer, cmd.ERR):
+            self._failed(answer, fileset, doing)
+        images = sorted({int(pixels.image.id.val) for pixels in answer.pixels})
+        plates = [int(one.id.val) for one in answer.objects if isinstance(one, model.Plate)]
+        if not images:
+            graphs.delete(
+                self.connection, "Fileset", [fileset], doing=f"removing what is left of {uploaded.plan.entry}"
+            )
+            raise Refused(
+                f"{doing} at {self.connection.server}: OMERO read it and found no image", next_command="lading retry"
+            )
+        return FilesetRecord(fileset, tuple(images), tuple(plates))
+
+    def _verified(self, uploaded: _Uploaded, doing: str) -> "cmd.HandlePrx":
+        """Let the server compare the checksums, and send again only the files that it has otherwise. Then the import begins."""
+        process, plan = uploaded.process, uploaded.plan
+        # It may wait an hour for one of the server's background slots, on a thread of the server's.
+        patient = type(process).uncheckedCast(process.ice_invocationTimeout(int(self.settings.import_timeout * 1000)))
+        for sending in range(1, _SENDINGS + 1):
+            try:
+                with self.valve.watching():
+                    return patient.verifyUpload(uploaded.checksums)
+            except omero.ChecksumValidationException as exc:
+                failing = sorted(exc.failingChecksums)
+                names = [plan.files[index] for index in failing]
+                if sending == _SENDINGS:
+                    raise TargetUnavailable(
+                        f"{doing} at {self.connection.server}: of {', '.join(names[:3])} the server stored other bytes than "
+                        f"were sent, {_SENDINGS} times",
+                        safe="The files are in the inbox.",
+                        next_command="lading doctor",
+                    ) from exc
+                for index in failing:
+                    uploaded.checksums[index] = self._send(process, index, plan.files[index], _Silent())
+        raise AssertionError("unreachable")
+
+    def _outcome(self, handle: "cmd.HandlePrx", doing: str) -> "cmd.Response":
+        """Wait for the end of the import: woken by the server's call, if it comes, and asking in any case."""
+        patience = self.settings.import_timeout
+        until, pause = time.monotonic() + patience, _FIRST_PAUSE_S
+        with _Callback(self.connection, handle) as finished:
+            while (answer := handle.getResponse()) is None:
+                if time.monotonic() > until:
+                    raise TargetUnavailable(
+                        f"{doing} at {self.connection.server}: no end in sight after {patience:.0f} s",
+                        safe="The files are in the inbox.",
+                        next_command="lading retry",
+                    )
+                finished.wait(pause)
+                pause = min(pause * _GROWTH, _LONGEST_PAUSE_S)
+        return answer
+
+    def _failed(self, answer: "cmd.ERR", fileset: int, doing: str) -> NoReturn:
+        # The server keeps the Fileset of a failed import, with its files and without an image, for ever.
+        graphs.delete(self.connection, "Fileset", [fileset], doing=f"{doing}: removing what is left of it")
+        parameters = answer.parameters or {}
+        words = " ".join(str(parameters.get("message") or parameters.get("filename") or "").split())[:300]
+        raise errors.from_failed_import(answer.name, words, doing=doing, server=self.connection.server)
+
+    def _fileset(self, plan: FilesetPlan, place: Place) -> "model.FilesetI":
+        name = ClientName(place.prefix)
+        fileset = model.FilesetI()
+        for path in plan.files:
+            entry = model.FilesetEntryI()
+            entry.clientPath = rstring(name(path))
+            fileset.addFilesetEntry(entry)
+        fileset.linkAnnotation(unloaded("MapAnnotation", place.mark))
+        job = model.UploadJobI()
+        job.setVersionInfo(
+            [
+                # The server looks at the class to know how many folders it must keep; nothing else depends on it.
+                model.NamedValue("bioformats.reader", plan.reader or _UNKNOWN_READER),
+                model.NamedValue("client.language.name", "Python"),
+                model.NamedValue("lading.version", __version__),
+            ]
+        )
+        fileset.linkJob(job)
+        return fileset
+
+    def _settings(self, place: Place) -> "grid.ImportSettings":
+        return grid.ImportSettings(
+            doThumbnails=rbool(self.route.thumbnails),
+            noStatsInfo=rbool(not self.route.stats),
+            userSpecifiedTarget=unloaded(place.kind, place.id),
+            checksumAlgorithm=_algorithm(self.algorithm),
+        )
+
+
+class _Callback:
+    """The server's call when an import has ended. It may be lost, or come twice; it only wakes whoever waits."""
+
+    def __init__(self, connection: Connection, handle: "cmd.HandlePrx") -> None:
+        self._connection, self._handle = connection, handle
+        self._event = threading.Event()
+        self._identity = Ice.Identity(uuid4().hex, connection.callback_category)
+
+    def __enter__(self) -> threading.Event:
+        adapter = self._connection.client.getAdapter()
+        proxy = adapter.add(_Finished(self._event.set), self._identity)
+        self._handle.addCallback(cmd.CmdCallbackPrx.uncheckedCast(proxy))
+        return self._event
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(Ice.Exception):
+            self._connection.client.getAdapter().remove(self._identity)
+
+
+class _Finished(cmd.CmdCallback):  # type: ignore[misc]  # generated code has no types
+    """Hears from the server."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+
+    def step(self, complete: int, total: int, current: object = None) -> None:
+        """One of five steps is done."""
+
+    def finished(self, response: object, status: object, current: object = None) -> None:  # noqa: ARG002 - Ice's signature
+        """The import has ended."""
+        self._tell()
+
+
+class _Silent:
+    """What is sent again was counted before."""
+
+    def advance(self, *, files: int = 0, bytes: int = 0) -> None:  # noqa: A002 - the unit is the name
+        """Do nothing."""
+
+
+def running_import(connection: Connection, fileset: int, patience: float) -> bool:
+    """Whether the server was importing the Fileset, on behalf of somebody who is gone; waits for its end."""
+    for process in connection.repository().listImports():
+        with suppress(Ice.ObjectNotExistException, omero.ApiUsageException, omero.ResourceError):
+            handle = process.getHandle()
+            if handle is not None and handle.getRequest().activity.parent.id.val == fileset:
+                graphs.response(handle, patience, f"waiting for the import of Fileset {fileset} that is under way")
+                return True
+    return False
+
+
+def _algorithm(name: str) -> "model.ChecksumAlgorithmI":
+    found = model.ChecksumAlgorithmI()
+    found.value = rstring(name)
+    return found
+
+
+def _abandon(under_way: "Sequence[Future[_Uploaded]]") -> None:
+    """Close what was begun; the Filesets are found by their mark, and removed or taken over, by the next look."""
+    for one in under_way:
+        one.cancel()
+    for one in under_way:
+        if not one.cancelled():
+            with suppress(Ice.Exception, omero.ClientError, LadingError):
+                _close(one.result().process)
+
+
+def _close(servant: "grid.ImportProcessPrx | cmd.HandlePrx") -> None:
+    # Left open, it counts against the ten thousand that a session may have. That it is gone already is all right.
+    with suppress(Ice.Exception):
+        servant.close()

@@ -1,0 +1,214 @@
+"""Leaves a server alone while it is in trouble: one valve per repository, shared by all our processes on this machine.
+
+    open ──(a signal of trouble)──► closed ──(time)──► ajar ──(some imports went well, one at a time)──► open
+                                       ▲                 │
+                                       └──(trouble again: twice as long)
+
+What it knows is one small JSON file, `valves/NAME.json` below the programs' home, which everybody may read: `lading status` does.
+"""
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from lading.disk import write_whole
+from lading.errors import TargetUnavailable
+from lading.locks import FileLock
+from lading.ports import Clock
+from omero_importer.settings import ValveSettings
+
+FOLDER = "valves"
+OPEN, CLOSED, AJAR = "open", "closed", "ajar"
+
+_LOCK_S = 10.0
+_LEARNT = 0.1
+"""How much one measurement counts in the usual latency."""
+_FLOOR_S = 0.5
+"""A database that answers this fast is not in trouble, however fast it was before."""
+_STRIKES = 2
+"""One slow answer may be chance."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValveState:
+    """What is known about a server.
+
+    `until`: closed before that (seconds since the epoch), 0 when it is open; `calm`: how many imports must still go well before
+    it is fully open. `pause`: how long it was closed last. `usual`: the database's usual latency in seconds, 0 when unknown.
+    `slow`: how many slow answers came in a row. `reason`, `since`: why and when it closed last.
+    """
+
+    repository: str = ""
+    until: float = 0.0
+    pause: float = 0.0
+    calm: int = 0
+    usual: float = 0.0
+    slow: int = 0
+    reason: str = ""
+    since: float = 0.0
+
+    def position(self, now: float) -> str:
+        """open, closed or ajar."""
+        if now < self.until:
+            return CLOSED
+        return AJAR if self.calm > 0 else OPEN
+
+
+class Valve:
+    """The valve of the repository called `name`, whose state lies below `home`."""
+
+    def __init__(self, home: Path, name: str, settings: ValveSettings, *, clock: Clock = time.time) -> None:
+        self.name, self._settings, self._clock = name, settings, clock
+        stem = re.sub(r"[^A-Za-z0-9.-]", "_", name)
+        self._file = home / FOLDER / f"{stem}.json"
+        self._lock = FileLock(home / FOLDER / f".{stem}.lock")
+        self._passage = FileLock(home / FOLDER / f".{stem}.passage")
+        self._threads = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Valve({self.name!r}, {self.state().position(self._clock())})"
+
+    def state(self) -> ValveState:
+        """What the file says; a valve nobody ever touched is open."""
+        try:
+            raw = json.loads(self._file.read_text(encoding="utf-8"))
+            return ValveState(**raw)
+        except (OSError, ValueError, TypeError):
+            return ValveState(self.name)
+
+    def demand_open(self) -> None:
+        """Raises TargetUnavailable, saying why and for how long, while the valve is closed."""
+        state, now = self.state(), self._clock()
+        if state.position(now) == CLOSED:
+            raise TargetUnavailable(
+                f"importing into {self.name}: we leave the server alone for {state.until - now:.0f} s more, because "
+                f"{state.reason}",
+                safe="The files are in the inbox.",
+                next_command="lading status",
+            )
+
+    def close(self, reason: str) -> None:
+        """Trouble: close, longer than last time if that was not long ago."""
+        with self._changing() as change:
+            change(lambda state: self._closed(state, reason))
+
+    def saw_database(self, seconds: float) -> None:
+        """How long a query took; learns what is usual."""
+        limit = self._settings.database_wait
+        with self._changing() as change:
+            state = self.state()
+            usual = state.usual or seconds
+            too_slow = seconds > limit or seconds > max(_FLOOR_S, usual * self._settings.database_factor)
+            if not too_slow:
+                learnt = usual + _LEARNT * (seconds - usual)
+                change(lambda state: replace(state, usual=learnt, slow=0))
+            elif state.slow + 1 < _STRIKES:
+                change(lambda state: replace(state, slow=state.slow + 1))
+            else:
+                change(
+                    lambda state: self._closed(
+                        state, f"its database took {seconds:.1f} s to answer (usual: {usual * 1000:.0f} ms)"
+                    )
+                )
+
+    def saw_free(self, kilobytes: int) -> None:
+        """How much room the server's disk has."""
+        free = kilobytes / 1_000_000
+        if free < self._settings.free_gb:
+            self.close(f"only {free:.1f} GB of its disk are free (valve.free_gb = {self._settings.free_gb:g})")
+
+    def saw_back_off(self, seconds: float) -> None:
+        """The server asked us to stay away for so long."""
+        self.close(f"it asked us to stay away for {seconds:.1f} s: its database is busy")
+
+    @contextmanager
+    def import_under_way(self) -> Iterator[None]:
+        """Around an import, from asking for it to its end. While the valve is ajar, one at a time passes.
+
+        Closes the valve when the server takes too long to begin; `begun` ends that watch. Raises TargetUnavailable.
+        """
+        self.demand_open()
+        ajar = self.state().position(self._clock()) == AJAR
+        if ajar and not self._passage.acquire(patience=self._settings.verify_wait):
+            raise TargetUnavailable(
+                f"importing into {self.name}: the server is recovering, and one import at a time passes",
+                safe="The files are in the inbox.",
+                next_command="lading status",
+            )
+        try:
+            yield
+        finally:
+            if ajar:
+                self._passage.release()
+        if ajar:
+            self._went_well()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Around `verifyUpload`: closes the valve as soon as it takes too long, and not only when it has come back."""
+        wait = self._settings.verify_wait
+        reason = f"an import waited longer than {wait:g} s for one of its background slots"
+        timer = threading.Timer(wait, self.close, (reason,))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _went_well(self) -> None:
+        with self._changing() as change:
+            change(
+                lambda state: replace(state, calm=max(0, state.calm - 1), pause=state.pause if state.calm > 1 else 0.0)
+            )
+
+    def _closed(self, state: ValveState, reason: str) -> ValveState:
+        now = self._clock()
+        if now < state.until:
+            return replace(state, reason=reason, slow=0)  # it is one and the same trouble
+        longer = state.pause * 2 if state.calm else 0.0
+        pause = min(max(longer, self._settings.first_pause), self._settings.longest_pause)
+        return replace(
+            state, until=now + pause, pause=pause, calm=self._settings.calm, slow=0, reason=reason, since=now
+        )
+
+    @contextmanager
+    def _changing(self) -> Iterator[Callable[[Callable[[ValveState], ValveState]], None]]:
+        def change(step: Callable[[ValveState], ValveState]) -> None:
+            content = json.dumps(asdict(replace(step(self.state()), repository=self.name)))
+            write_whole(self._file, content.encode(), mode=0o644)
+
+        with self._threads:
+            if not self._lock.acquire(patience=_LOCK_S):
+                yield lambda _: None  # what one process saw is not worth more waiting
+                return
+            try:
+                yield change
+            finally:
+                self._lock.release()
+
+
+def told(home: Path, now: float) -> list[dict[str, object]]:
+    """The valves of this machine, for `lading status --json`: repository, position, reason, since, until (epoch seconds)."""
+    found = []
+    for file in sorted((home / FOLDER).glob("*.json")):
+        try:
+            state = ValveState(**json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            continue
+        position = state.position(now)
+        found.append(
+            {
+                "repository": state.repository,
+                "position": position,
+                "reason": "" if position == OPEN else state.reason,
+                "since": state.since,
+                "until": state.until,
+            }
+        )
+    return found
