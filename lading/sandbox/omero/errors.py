@@ -1,7 +1,6 @@
 """OMERO's own exceptions, made in one place so that each carries the fields that clients show."""
 
 import omero
-import omero_ServerErrors_ice  # noqa: F401 - fills `omero` with the exceptions
 import omero.clients  # noqa: F401 - loads the generated classes, exceptions among them
 
 

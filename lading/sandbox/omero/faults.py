@@ -25,10 +25,22 @@ IMPORT_ERRORS = (
 )
 """The names of the ERR with which an import can end. A file of an unknown format ends with the first."""
 EXCEPTIONS = (
-    "ApiUsageException DatabaseBusyException InternalException LockTimeout OptimisticLockException OverUsageException "
-    "RemovedSessionException ResourceError SecurityViolation SessionTimeoutException TryAgain ValidationException "
-    "CannotCreateSessionException PermissionDeniedException WrappedCreateSessionException"
-).split()
+    "ApiUsageException",
+    "CannotCreateSessionException",
+    "DatabaseBusyException",
+    "InternalException",
+    "LockTimeout",
+    "OptimisticLockException",
+    "OverUsageException",
+    "PermissionDeniedException",
+    "RemovedSessionException",
+    "ResourceError",
+    "SecurityViolation",
+    "SessionTimeoutException",
+    "TryAgain",
+    "ValidationException",
+    "WrappedCreateSessionException",
+)
 """What `errors` can raise. A broken connection is `cut_calls`, not an exception that a server could send."""
 
 

@@ -8,13 +8,13 @@ import threading
 from typing import TYPE_CHECKING
 
 import Ice
-import omero
 import omero.api
 import omero.cmd
 import omero.grid
 import omero.model
 from omero.rtypes import rstring, rtime
 
+import omero
 from lading.sandbox.omero import errors, model, paths, permissions
 from lading.sandbox.omero.handles import Handle
 from lading.sandbox.omero.importing import Import
@@ -57,7 +57,7 @@ def begin_import(
     stored = _stored(site, context, fileset, settings, location)
     if site.faults.take("crash_after_fileset"):
         crash()
-    process = ImportProcess(site, session, context, settings, location, stored)
+    process = ImportProcess(site, session, context, settings, location=location, stored=stored)
     process.proxy = omero.grid.ImportProcessPrx.uncheckedCast(site.add_stateful(process))
     return process.proxy
 
@@ -172,6 +172,7 @@ class ImportProcess(StatefulService, omero.grid.ImportProcess):
         session: Session,
         context: Context,
         settings: omero.grid.ImportSettings,
+        *,
         location: Location,
         stored: Stored,
     ) -> None:

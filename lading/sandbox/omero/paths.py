@@ -93,10 +93,8 @@ def locate(own: Components, client_paths: Sequence[str], required: Callable[[Seq
         raise errors.api_usage("a path has no file name")
     base = _common_folders(paths)
     needed = required(["/" + joined(path) for path in paths])
-    if needed is None:
-        trimmed = min(len(path) for path in paths) - KEPT_PARENTS - 1
-    else:
-        trimmed = len(base) - needed
+    shortest = min(len(path) for path in paths)
+    trimmed = shortest - KEPT_PARENTS - 1 if needed is None else len(base) - needed
     trimmed = min(max(trimmed, 0), len(base))
     used = tuple(tuple(safe(part) for part in path[len(base) :]) for path in paths)
     if len(set(used)) < len(used):

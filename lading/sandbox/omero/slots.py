@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-import omero
+from lading.sandbox.omero import errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +97,7 @@ class Background:
         Raises omero.InternalException when none was free for an hour.
         """
         if slot and not self._slots.take(self._limits.background_timeout):
-            raise omero.InternalException(
-                "",
+            raise errors.internal(
                 "java.util.concurrent.RejectedExecutionException",
                 f"no background slot was free for {self._limits.background_timeout:.0f} s",
             )
@@ -125,14 +124,9 @@ class Background:
         finally:
             self._connections.give_back()
 
-    def busy(self) -> omero.DatabaseBusyException:
+    def busy(self) -> Exception:
         """What a caller gets when no connection is free."""
-        return omero.DatabaseBusyException(
-            "",
-            "ome.conditions.DatabaseBusyException",
-            "cannot open a database connection",
-            self._limits.database_back_off,
-        )
+        return errors.database_busy(self._limits.database_back_off)
 
     def use(self) -> dict[str, Use]:
         """How busy the slots and the connections are."""
