@@ -45,7 +45,7 @@ def glance(root: Path, rules: FileRules) -> Glance:
             digest.update(os.fsencode(folder) + b"/")
             for entry in entries:
                 reason = judge(entry.name)
-                if at_work or _is_unfinished(entry.name, reason):
+                if at_work or is_unfinished(entry.name, reason):
                     unfinished.append(f"{folder}/{entry.name}" if folder else entry.name)
                 if reason is None:
                     info = _look(entry)
@@ -74,7 +74,8 @@ def _look(entry: os.DirEntry[str]) -> os.stat_result:
     return entry.stat(follow_symlinks=False) if os.name == "posix" else os.lstat(entry.path)
 
 
-def _is_unfinished(name: str, reason: str | None) -> bool:
+def is_unfinished(name: str, reason: str | None) -> bool:
+    """Whether a file goes by a name that programs use while they write; `reason`: why rules leave it out, if they do."""
     if reason is not None and reason.startswith("junk"):
         return _AT_WORK.fullmatch(name) is not None
     # A name that the include patterns do not know may become one that they do, once the file is whole. An exclude is meant.

@@ -1,0 +1,191 @@
+"""Brings listed files from behind a protocol into a slot of an inbox: read once, hashed on the way, several at a time.
+
+A file grows under a temporary name that says which content it is, so that the next attempt goes on where this one stopped.
+What is here is noted in the ledger with the digests of the bytes that were written.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from lading.errors import AccessDenied, Corrupted, LadingError, SourceChanged, Unreachable
+from lading.ports import Progress
+from transport.crew import Crew
+from transport.fetch_ledger import Ledger, Row
+from transport.foreign import TARGET, shown, translating
+from transport.landing import Arriving, Landing
+from transport.pacing import Pace
+from transport.remote import BLOCK, RemotePlace
+from transport.stalling import Watch, Watched
+
+PROVEN = "proven"
+"""Beside the digests in the ledger: by which of the server's own checksums the way was proven, or ""."""
+
+_COMPARABLE = ("sha256", "sha512", "sha1", "md5")
+_BATCH_FILES = 32
+_BATCH_BYTES = 8 << 20
+
+
+def listed_time(row: Row) -> int | None:
+    """When the server says that the file was modified, nanoseconds since the epoch."""
+    return None if row.mtime is None else int(row.mtime * 1e9)
+
+
+class Bringing:
+    """Brings the files of one delivery from the remote folder `folder` into `landing`."""
+
+    def __init__(
+        self,
+        place: RemotePlace,
+        folder: str,
+        landing: Landing,
+        ledger: Ledger,
+        delivery: str,
+        *,
+        algorithms: tuple[str, ...],
+        pace: Pace,
+        progress: Progress,
+        mtime_ns: Callable[[Row], int | None] = listed_time,
+    ) -> None:
+        self._place, self._folder, self._landing = place, folder, landing
+        self._ledger, self._delivery = ledger, delivery
+        self._algorithms = ("sha256", *(name for name in algorithms if name != "sha256"))
+        self._pace, self._progress, self._mtime_ns = pace, progress, mtime_ns
+        self._crew: Crew[list[Row]] | None = None
+
+    def bring(self) -> None:
+        """Bring what the ledger lists and does not have. Raises Unreachable, SourceChanged, Corrupted, AccessDenied, OutOfSpace."""
+        with Watch(self._place.traits.stall_s) as watch, Crew(self._place, watch, self._bring_batch) as crew:
+            self._crew = crew
+            for batch in _batches(self._ledger.files(self._delivery, missing=True)):
+                crew.submit(batch)
+            crew.finish()
+
+    def _bring_batch(self, files: Watched, rows: list[Row]) -> None:
+        done: list[tuple[str, Mapping[str, str]]] = []
+        try:
+            for row in rows:
+                if self._crew and not self._crew.goes_on():
+                    return
+                done.append((row.path, self._bring_one(files, row)))
+                self._progress.advance(files=1)
+        finally:
+            if done:
+                self._ledger.arrived(self._delivery, done)
+
+    def _bring_one(self, files: Watched, row: Row) -> Mapping[str, str]:
+        try:
+            return self._attempt(files, row, anew=False)
+        except Corrupted:
+            return self._attempt(files, row, anew=True)
+        except (Unreachable, AccessDenied) as exc:
+            if self._is_gone(files, row):
+                raise SourceChanged(f"{shown(self._remote(row))} is gone") from exc
+            raise
+
+    def _is_gone(self, files: Watched, row: Row) -> bool:
+        try:
+            return files.look(self._remote(row)) is None
+        except LadingError:
+            return False
+
+    def _attempt(self, files: Watched, row: Row, *, anew: bool) -> Mapping[str, str]:
+        doing = f"cannot write {shown(row.path)} into the inbox"
+        with translating(doing, TARGET):
+            arriving, reader = self._landing.resume(row.path, _which(row))
+        wanted = {name: hashlib.new(name, usedforsecurity=False) for name in self._wanted(row)}
+        try:
+            offset = self._again(arriving, reader, row, wanted, anew=anew)
+            self._pump(files, row, arriving, wanted, offset)
+            digests = {name: digest.hexdigest() for name, digest in wanted.items()}
+            proven = self._proven(files, row, digests)
+        except (SourceChanged, Corrupted):
+            arriving.abandon()
+            raise
+        except BaseException:
+            arriving.leave()
+            raise
+        with translating(doing, TARGET):
+            arriving.finish(self._mtime_ns(row))
+        return {name: digests[name] for name in self._algorithms} | {PROVEN: proven}
+
+    def _pump(
+        self, files: Watched, row: Row, arriving: Arriving, wanted: "Mapping[str, hashlib._Hash]", offset: int
+    ) -> None:
+        for block in files.read(self._remote(row), offset) if offset < row.size else ():
+            if self._crew and not self._crew.goes_on():
+                raise Unreachable("stopped because another file could not be fetched")
+            for digest in wanted.values():
+                digest.update(block)
+            self._pace.spend(len(block))
+            with translating(f"cannot write {shown(row.path)} into the inbox", TARGET):
+                arriving.write(block)
+            offset += len(block)
+            self._progress.advance(bytes=len(block))
+            if offset > row.size:
+                break
+        if offset != row.size:
+            raise SourceChanged(
+                f"{shown(self._remote(row))} changed while it was fetched: {offset:,} bytes came, {row.size:,} were listed"
+            )
+
+    def _again(
+        self, arriving: Arriving, reader: int, row: Row, wanted: "Mapping[str, hashlib._Hash]", *, anew: bool
+    ) -> int:
+        """How much an earlier attempt left; it is hashed."""
+        with translating(f"cannot read what is here of {shown(row.path)}", TARGET):
+            try:
+                if anew or os.fstat(reader).st_size > row.size:
+                    arriving.restart()
+                    return 0
+                offset = 0
+                while block := os.read(reader, BLOCK):
+                    for digest in wanted.values():
+                        digest.update(block)
+                    offset += len(block)
+                return offset
+            finally:
+                os.close(reader)
+
+    def _wanted(self, row: Row) -> tuple[str, ...]:
+        offered = tuple(name for name in _COMPARABLE if name in row.offered and name not in self._algorithms)
+        return self._algorithms + offered
+
+    def _proven(self, files: Watched, row: Row, digests: Mapping[str, str]) -> str:
+        """Which checksum of the server agrees with what came; "" when it has none. Raises Corrupted when one disagrees."""
+        theirs: Mapping[str, str] = row.offered
+        if not any(name in theirs for name in _COMPARABLE):
+            theirs = files.digests(self._remote(row), tuple(digests))
+        agreeing = ""
+        for name in _COMPARABLE:
+            if name in theirs and name in digests:
+                if theirs[name].lower() != digests[name]:
+                    raise Corrupted(
+                        f"{shown(self._remote(row))} arrived damaged: {name} {digests[name]}, the server says {theirs[name]}",
+                        paths=[row.path],
+                        safe="the source is untouched",
+                    )
+                agreeing = agreeing or name
+        return agreeing
+
+    def _remote(self, row: Row) -> str:
+        return f"{self._folder}/{row.path}" if self._folder else row.path
+
+
+def _which(row: Row) -> str:
+    """Stands for the content that is expected: a part of another one is not continued."""
+    said = f"{row.path}\0{row.size}\0{row.mtime}\0{row.version}\0{sorted(row.offered.items())}"
+    return hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += row.size
+        if len(batch) >= _BATCH_FILES or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
