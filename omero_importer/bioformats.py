@@ -33,6 +33,11 @@ _ENVIRONMENT = frozenset(
 )
 
 
+# The first death may be the fault of an earlier file; only that of a fresh JVM accuses this one.
+_DEATHS_BY_ONE_FILE = 2
+_LAST_MOMENT = 10.0
+
+
 @attrs.frozen(kw_only=True)
 class BioFormatsSettings:
     """How to run Bio-Formats (`[repositories.NAME.bioformats]`).
@@ -102,15 +107,11 @@ class BioFormats:
     def read(self, path: Path) -> Reading | NoReading:
         """What Bio-Formats says about the file at `path` (absolute). Raises ConfigError when the JVM does not start."""
         with self._lock:
-            answer = self._ask(path)
-            if answer is None:
-                # It may have ended because it was idle, or because of an earlier file: only a fresh one accuses this file.
-                self._drop()
+            for _ in range(_DEATHS_BY_ONE_FILE):
                 answer = self._ask(path)
-        if answer is None:
-            self.close()
-            return NoReading(Failure.CRASHED, "Bio-Formats (its Java process) crashed on the file")
-        return answer
+                if answer is not None:
+                    return answer
+        return NoReading(Failure.CRASHED, "Bio-Formats (its Java process) crashed on the file")
 
     @property
     def version(self) -> str:
@@ -129,16 +130,24 @@ class BioFormats:
             self._drop()
 
     def _ask(self, path: Path) -> "Reading | NoReading | None":
+        while True:
+            answer, idle = self._try(path)
+            if not idle:
+                return answer
+
+    def _try(self, path: Path) -> "tuple[Reading | NoReading | None, bool]":
+        """What the worker says, None if it died; and whether it had ended by itself, having nothing to do."""
         worker = self._running()
         try:
-            return _understood(worker.ask({"path": str(path)}, self._settings.file_timeout))
+            return _understood(worker.ask({"path": str(path)}, self._settings.file_timeout)), False
         except TimeoutError:
             self._drop()
-            return NoReading(
-                Failure.TIMEOUT, f"Bio-Formats did not finish with the file in {self._settings.file_timeout:.0f} s"
-            )
+            message = f"Bio-Formats did not finish with the file in {self._settings.file_timeout:.0f} s"
+            return NoReading(Failure.TIMEOUT, message), False
         except EOFError:
-            return None
+            idle = worker.ended_by_itself()
+            self._drop()
+            return None, idle
 
     def _running(self) -> "_Worker":
         if self._worker is None:
@@ -230,10 +239,17 @@ class _Worker:
             raise EOFError from exc
         return self._answer(timeout)
 
+    def ended_by_itself(self) -> bool:
+        """Of a worker that is gone: whether it was idle, and not killed by what it read."""
+        try:
+            return self._process.wait(_LAST_MOMENT) == 0
+        except subprocess.TimeoutExpired:
+            return False
+
     def end(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._listener.join(5)  # a pipe cannot be closed under a thread that reads it
+        self._listener.join(_LAST_MOMENT)  # a pipe cannot be closed under a thread that reads it
         for pipe in (self._questions, self._output):
             with contextlib.suppress(OSError, ValueError):  # the last request was never taken
                 pipe.close()

@@ -21,6 +21,7 @@ import jpype
 # `zip` is out because OMERO's own importer takes it out, too.
 _LEFT_OUT = ("loci.formats.in.ZipReader",)
 _MESSAGE_CHARS = 500
+_AS_SERIES = False  # the levels of a pyramid are one series, as in OMERO
 _WITH_PIXELS = False  # noPixels: the files with pixels belong to it, too
 
 
@@ -88,6 +89,7 @@ def _start(jar: str, megabytes: str) -> Reader:
     # Without it a set with a member missing is read as blank planes: the loss would be noticed by nobody.
     options.setBoolean("ometiff.fail_on_missing_tiff", jpype.java.lang.Boolean.TRUE)
     reader.setMetadataOptions(options)
+    reader.setFlattenedResolutions(_AS_SERIES)
     found: Reader = reader
     return found
 

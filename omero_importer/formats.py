@@ -22,6 +22,8 @@ SELF_CONTAINED = _words(
 )
 TIFF = _words(".tif .tiff .tf2 .tf8 .btf")
 
+PLAIN_TIFF_READER = "loci.formats.in.TiffDelegateReader"
+
 # Entry points: each draws in other files, so they are asked first. In this order.
 INDEXES = _ordered(
     ".pattern .companion.ome .vsi .mrxs .xdce .idx.xml .mvd2 .afi .ndpis .vms .vmu .nd .htd .wpi .mes .lei .oif .xlef .flex"
@@ -63,6 +65,11 @@ def czi_whole(path: str) -> str:
     """The first file of a CZI in parts, of which `path` is a later one (`a(1).czi` → `a.czi`); else ""."""
     match = _CZI_PART.fullmatch(path)
     return match.group(1) + match.group(2) if match else ""
+
+
+def claims_ome_tiff(path: str) -> bool:
+    """Whether the name says OME-TIFF."""
+    return path.lower().endswith(tuple(f".ome{kind}" for kind in TIFF))
 
 
 def looks_like_image(path: str) -> bool:

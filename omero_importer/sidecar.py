@@ -27,6 +27,7 @@ MAX_PAIRS = 200_000
 MAX_KEY = 255
 MAX_VALUE = 10_000
 _MAX_DEPTH = 8
+_MAX_YAML = 1 << 20  # a second per 100 kB
 _FILE_COLUMNS = frozenset({"file", "filename", "file name", "file_name", "path", "image"})
 _PAIR_COLUMNS = frozenset({("key", "value"), ("name", "value"), ("property", "value")})
 
@@ -177,6 +178,8 @@ class _PlainLoader(yaml.BaseLoader):
 
 
 def _yaml(text: str) -> _Content:
+    if len(text) > _MAX_YAML:
+        raise _UnclearError(f"it has more than {_MAX_YAML} characters; write so much as a table")
     try:
         return _mapping(yaml.load(text, Loader=_PlainLoader))  # noqa: S506 - a BaseLoader makes nothing but text
     except (yaml.YAMLError, RecursionError, ValueError) as exc:

@@ -173,6 +173,13 @@ def _reading(work: _Work, path: str, reading: Reading, known: set[str]) -> Itera
             files.append(relative)
     if path not in files:
         files.append(path)
+    if reading.reader == formats.PLAIN_TIFF_READER and formats.claims_ome_tiff(path):
+        yield warning(
+            "ome-tiff-without-ome-xml",
+            f"{printable(path)} is called OME-TIFF, but Bio-Formats finds no OME-XML in it",
+            path=path,
+            hint="was it cut off, or named by hand?",
+        )
     work.group(FilesetPlan(tuple(files), reading.reader, reading.required_dirs, reading.series))
 
 

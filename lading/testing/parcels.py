@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lading.delivery import Delivery, Labels, Parcel, new_delivery_id
 from lading.inbox import Inbox
-from lading.manifest import make
+from lading.manifest import NameLimits, make
 from lading.seal import seal
 
 
@@ -20,6 +20,13 @@ def publish(inbox: Inbox, labels: Labels, files: Mapping[str, bytes], *, route: 
     seal(slot, delivery, make(slot / "data", slot, algorithms=("md5",)))
     inbox.accept(delivery.id)
     return inbox.publish(inbox.parcel(delivery.id))
+
+
+def parcel_at(folder: Path, papers: Path, *, route: str = "microscopy") -> Parcel:
+    """A parcel of the files that lie in `folder`, as if an inbox had published it there. `papers` is made; it must be elsewhere."""
+    papers.mkdir(parents=True)
+    delivery = Delivery(new_delivery_id(), route, Labels("DEMO", "sub-001", "S1"))
+    return Parcel(delivery, folder, make(folder, papers, limits=NameLimits.EXACT), published=True)
 
 
 def read_files(folder: Path) -> dict[str, bytes]:

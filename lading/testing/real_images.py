@@ -1,0 +1,137 @@
+"""Real image files of several formats, written by the libraries that people use (tifffile, zarr, Pillow), small and quick.
+
+Every writer returns the files it made, as paths relative to its folder (POSIX), the one to open first in front.
+"""
+
+import uuid
+from pathlib import Path
+
+import numpy as np
+import tifffile
+import zarr
+from numpy.typing import NDArray
+from PIL import Image
+
+_SCHEMA = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+
+
+def pixels(*shape: int, seed: int = 1) -> NDArray[np.uint8]:
+    """Noise on a ramp: it does not compress to nothing, and no two seeds are alike."""
+    noise = np.random.default_rng(seed).integers(0, 64, shape, dtype=np.uint8)
+    ramp = np.arange(shape[-1], dtype=np.uint8)
+    mixed: NDArray[np.uint8] = noise + ramp
+    return mixed
+
+
+def png(folder: Path, name: str = "overview.png", *, size: int = 32, seed: int = 1) -> list[str]:
+    """One PNG."""
+    path = _made(folder, name)
+    Image.fromarray(pixels(size, size, seed=seed)).save(path)
+    return [name]
+
+
+def tiff(folder: Path, name: str = "plain.tif", *, size: int = 32, seed: int = 1) -> list[str]:
+    """One plain TIFF."""
+    tifffile.imwrite(_made(folder, name), pixels(size, size, seed=seed), metadata=None)
+    return [name]
+
+
+def ome_tiff_pyramid(folder: Path, name: str = "pyramid.ome.tif", *, size: int = 128, levels: int = 3) -> list[str]:
+    """One OME-TIFF with two channels and a pyramid in SubIFDs."""
+    full = pixels(2, size, size)
+    with tifffile.TiffWriter(_made(folder, name), ome=True) as writer:
+        writer.write(full, subifds=levels - 1, tile=(32, 32), metadata={"axes": "CYX", "Name": "pyramid"})
+        for level in range(1, levels):
+            step = 2**level
+            writer.write(full[:, ::step, ::step], subfiletype=1, tile=(16, 16))
+    return [name]
+
+
+def companion_set(folder: Path, name: str = "set", *, planes: int = 3, size: int = 32) -> list[str]:
+    """An OME-TIFF set: `planes` TIFFs with BinaryOnly headers, and the companion that describes them."""
+    companion = f"{name}.companion.ome"
+    ids = [f"urn:uuid:{uuid.uuid4()}" for _ in range(planes + 1)]
+    names = [f"{name}_z{number}.ome.tif" for number in range(planes)]
+    data = "".join(
+        f'<TiffData FirstZ="{z}" IFD="0" PlaneCount="1"><UUID FileName="{file}">{ids[z]}</UUID></TiffData>'
+        for z, file in enumerate(names)
+    )
+    _made(folder, companion).write_text(
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<OME xmlns="{_SCHEMA}" UUID="{ids[-1]}"><Image ID="Image:0" Name="{name}">'
+        f'<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="{size}" SizeY="{size}" SizeZ="{planes}" SizeC="1" '
+        f'SizeT="1"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>{data}</Pixels></Image></OME>'
+    )
+    for z, file in enumerate(names):
+        xml = (
+            f'<?xml version="1.0" encoding="UTF-8"?><OME xmlns="{_SCHEMA}" UUID="{ids[z]}">'
+            f'<BinaryOnly MetadataFile="{companion}" UUID="{ids[-1]}"/></OME>'
+        )
+        tifffile.imwrite(folder / file, pixels(size, size, seed=z), description=xml, metadata=None)
+    return [companion, *names]
+
+
+def ome_tiff_set(folder: Path, name: str = "multi", *, planes: int = 3, size: int = 32) -> list[str]:
+    """An OME-TIFF set without a companion: every file carries the XML that names all of them."""
+    ids = [f"urn:uuid:{uuid.uuid4()}" for _ in range(planes)]
+    names = [f"{name}_t{number}.ome.tiff" for number in range(planes)]
+    data = "".join(
+        f'<TiffData FirstT="{t}" IFD="0" PlaneCount="1"><UUID FileName="{file}">{ids[t]}</UUID></TiffData>'
+        for t, file in enumerate(names)
+    )
+    for t, file in enumerate(names):
+        xml = (
+            f'<?xml version="1.0" encoding="UTF-8"?><OME xmlns="{_SCHEMA}" UUID="{ids[t]}"><Image ID="Image:0" Name="{name}">'
+            f'<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="{size}" SizeY="{size}" SizeZ="1" SizeC="1" '
+            f'SizeT="{planes}"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>{data}</Pixels></Image></OME>'
+        )
+        tifffile.imwrite(_made(folder, file), pixels(size, size, seed=t), description=xml, metadata=None)
+    return names
+
+
+def pattern_series(folder: Path, name: str = "series", *, planes: int = 4, size: int = 32) -> list[str]:
+    """Plain TIFFs, one per time point, and the `.pattern` file that makes Bio-Formats read them as one image."""
+    names = [f"{name}_t{number}.tif" for number in range(planes)]
+    for number, file in enumerate(names):
+        tifffile.imwrite(_made(folder, file), pixels(size, size, seed=number), metadata=None)
+    (folder / f"{name}.pattern").write_text(f"{name}_t<0-{planes - 1}>.tif")
+    return [f"{name}.pattern", *names]
+
+
+def ome_zarr(
+    folder: Path, name: str = "image.ome.zarr", *, side: int = 4, chunk: int = 8, version: int = 2
+) -> list[str]:
+    """An OME-Zarr (specification 0.4, or 0.5 with `version=3`) with side² chunks at full resolution and a smaller level."""
+    root = folder / name
+    fmt = 3 if version == 3 else 2
+    group = zarr.create_group(store=root, zarr_format=fmt, overwrite=True)
+    full = pixels(side * chunk, side * chunk)
+    for level, data in enumerate((full, full[::2, ::2])):
+        separator = {"name": "v2" if fmt == 2 else "default", "separator": "/"}
+        array = group.create_array(
+            str(level),
+            shape=data.shape,
+            chunks=(chunk, chunk),
+            dtype="uint8",
+            compressors=None,
+            chunk_key_encoding=separator,
+        )
+        array[...] = data
+    scales = [
+        {"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": [2.0**level, 2.0**level]}]}
+        for level in range(2)
+    ]
+    axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
+    multiscales = [{"name": name, "version": "0.4", "axes": axes, "datasets": scales}]
+    if fmt == 2:
+        group.attrs["multiscales"] = multiscales
+    else:
+        group.attrs["ome"] = {"version": "0.5", "multiscales": multiscales}
+    entry = f"{name}/{'.zattrs' if fmt == 2 else 'zarr.json'}"
+    others = sorted(path.relative_to(folder).as_posix() for path in root.rglob("*") if path.is_file())
+    return [entry, *(path for path in others if path != entry)]
+
+
+def _made(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
