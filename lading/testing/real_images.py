@@ -5,6 +5,7 @@ Every writer returns the files it made, as paths relative to its folder (POSIX),
 
 import uuid
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import tifffile
@@ -102,18 +103,18 @@ def ome_zarr(
 ) -> list[str]:
     """An OME-Zarr (specification 0.4, or 0.5 with `version=3`) with side² chunks at full resolution and a smaller level."""
     root = folder / name
-    fmt = 3 if version == 3 else 2
+    fmt: Literal[2, 3] = 3 if version == 3 else 2
     group = zarr.create_group(store=root, zarr_format=fmt, overwrite=True)
+    keys: dict[str, Any] = {"name": "v2" if fmt == 2 else "default", "separator": "/"}
     full = pixels(side * chunk, side * chunk)
     for level, data in enumerate((full, full[::2, ::2])):
-        separator = {"name": "v2" if fmt == 2 else "default", "separator": "/"}
         array = group.create_array(
             str(level),
             shape=data.shape,
             chunks=(chunk, chunk),
             dtype="uint8",
             compressors=None,
-            chunk_key_encoding=separator,
+            chunk_key_encoding=keys,
         )
         array[...] = data
     scales = [
@@ -121,7 +122,7 @@ def ome_zarr(
         for level in range(2)
     ]
     axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
-    multiscales = [{"name": name, "version": "0.4", "axes": axes, "datasets": scales}]
+    multiscales: list[Any] = [{"name": name, "version": "0.4", "axes": axes, "datasets": scales}]
     if fmt == 2:
         group.attrs["multiscales"] = multiscales
     else:
