@@ -74,6 +74,8 @@ class Faults:
     step_delay_s: float = 0.0  # each of the six steps
     lost_steps: int = 0  # count of imports whose step callbacks never come
     lost_finished: int = 0  # count of handles whose `finished` callback never comes; polling works
+    blank_checksums: int = 0  # count of files whose checksum the database forgets once they were checked
+    vanishing_files: int = 0  # count of imported files that are gone from the disk when the import has ended
     no_images: int = 0  # count of imports that end well, and made nothing
 
     # The server

@@ -122,6 +122,8 @@ class Import:
         made.objects = [self._site.build(each, self._context) for each in (*self._plates, *self._images)]
         log = self._site.files.path(self._log)
         self._site.store.change(self._log, size=log.stat().st_size)
+        for number in self._files:
+            self._site.files.spoil(self._file(number))
         if any(_namespace(self._site, each) == AUTO_CLOSE for each in self._annotations()):
             self.on_auto_close()
         return made

@@ -89,7 +89,17 @@ class StoredFiles:
         changes: dict[str, str | int | Ref] = {"size": path.stat().st_size, "hash": found, "mtime": milliseconds()}
         if record.get("hasher") is None:
             changes["hasher"] = self.algorithm(DEFAULT_ALGORITHM)
-        return self.store.change(record, **changes)
+        settled = self.store.change(record, **changes)
+        # What is imported is compared first, and spoilt at the end of its import.
+        return settled if self.managed(record) else self.spoil(settled)
+
+    def spoil(self, record: Record) -> Record:
+        """The faults: its checksum is forgotten, or its bytes are gone. Behind the server's back: nobody is told."""
+        if self.managed(record) and self.faults.vanishing_files and self.faults.take("vanishing_files"):
+            self.path(record).unlink(missing_ok=True)
+        if self.faults.blank_checksums and self.faults.take("blank_checksums"):
+            return self.store.change(record, hash=None)
+        return record
 
     def forget(self, records: Sequence[Record]) -> None:
         """The records were deleted: delete their files, and the folders that this leaves empty."""
