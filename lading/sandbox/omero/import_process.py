@@ -285,7 +285,7 @@ class ImportProcess(StatefulService, omero.grid.ImportProcess):
         proxy = omero.cmd.HandlePrx.uncheckedCast(site.add_stateful(handle))
         work.on_auto_close = lambda: self._close_both(proxy)
         try:
-            site.background.start(handle.run, slot=True)
+            site.background.submit(handle.run)
         except BaseException:
             site.remove_stateful(proxy.ice_getIdentity())
             raise

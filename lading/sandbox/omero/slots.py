@@ -91,28 +91,32 @@ class Background:
         self._connections = Slots(limits.database_connections)
         self._threads = ThreadPoolExecutor(limits.executor_threads, thread_name_prefix="executor")
 
-    def start(self, work: Callable[[], None], *, slot: bool) -> None:
-        """Run `work` on another thread, with a database connection. With `slot`, wait for a free one first: here.
+    def submit(self, work: Callable[[], None]) -> None:
+        """Run `work` (an import, a deletion) in the background. Waits for a free slot first: on the caller's thread.
 
         Raises omero.InternalException when none was free for an hour.
         """
-        if slot and not self._slots.take(self._limits.background_timeout):
+        if not self._slots.take(self._limits.background_timeout):
             raise errors.internal(
                 "java.util.concurrent.RejectedExecutionException",
                 f"no background slot was free for {self._limits.background_timeout:.0f} s",
             )
+        self._threads.submit(self._carry_out, work, self._slots)
 
-        def run() -> None:
-            connected = self._connections.take(self._limits.background_timeout)
-            try:
-                work()
-            finally:
-                if connected:
-                    self._connections.give_back()
-                if slot:
-                    self._slots.give_back()
+    def run(self, work: Callable[[], None]) -> None:
+        """Run `work` at once, without a slot."""
+        self._threads.submit(self._carry_out, work, None)
 
-        self._threads.submit(run)
+    def _carry_out(self, work: Callable[[], None], slots: Slots | None) -> None:
+        """With a database connection from beginning to end."""
+        connected = self._connections.take(self._limits.background_timeout)
+        try:
+            work()
+        finally:
+            if connected:
+                self._connections.give_back()
+            if slots is not None:
+                slots.give_back()
 
     @contextmanager
     def connection(self) -> Iterator[None]:
@@ -126,7 +130,8 @@ class Background:
 
     def busy(self) -> Exception:
         """What a caller gets when no connection is free."""
-        return errors.database_busy(self._limits.database_back_off)
+        refusal: Exception = errors.database_busy(self._limits.database_back_off)
+        return refusal
 
     def use(self) -> dict[str, Use]:
         """How busy the slots and the connections are."""

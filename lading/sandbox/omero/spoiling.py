@@ -54,13 +54,13 @@ def crash() -> None:
 
 def _exception(name: str, operation: str) -> Exception:
     message = f"{operation} was told to fail"
-    if name == "PermissionDeniedException":
-        return Glacier2.PermissionDeniedException(message)
-    if name == "CannotCreateSessionException":
-        return Glacier2.CannotCreateSessionException(message)
+    made: Exception
     if name == "WrappedCreateSessionException":
-        return omero.WrappedCreateSessionException(message, True, 500, "ome.conditions.DatabaseBusyException")
-    made: Exception = getattr(omero, name)("", f"ome.conditions.{name}", message)
+        made = omero.WrappedCreateSessionException(message, True, 500, "ome.conditions.DatabaseBusyException")
+    elif hasattr(Glacier2, name):
+        made = getattr(Glacier2, name)(message)
+    else:
+        made = getattr(omero, name)("", f"ome.conditions.{name}", message)
     if isinstance(made, omero.ConcurrencyException):
         made.backOff = 500
     return made
