@@ -44,12 +44,13 @@ database = "{database}"
 workers = {workers}
 concurrency = {concurrency}
 scan_every = 0.2
+{more}
 """
 
 
 @dataclass
 class EngineSite:
-    """Everything below `root`; `extra` keys replace those of the settings."""
+    """Everything below `root`. `more` is appended to the settings: tables of one's own."""
 
     root: Path
     database: str = "embedded"
@@ -58,6 +59,7 @@ class EngineSite:
     concurrency: int = 4
     attempts: int = 8
     keep_days: float = 7.0
+    more: str = ""
     process: subprocess.Popen[bytes] | None = None
     placed: list[DeliveryId] = field(default_factory=list)
 
@@ -65,7 +67,7 @@ class EngineSite:
         self.root.mkdir(parents=True, exist_ok=True)
         values = {
             name: getattr(self, name)
-            for name in ("database", "imports", "workers", "concurrency", "attempts", "keep_days")
+            for name in ("database", "imports", "workers", "concurrency", "attempts", "keep_days", "more")
         }
         self.settings.write_text(SETTINGS.format(root=self.root, **values))
         self.repo.mkdir(exist_ok=True)

@@ -56,7 +56,25 @@ scan_every = 0.3
 stale_after = {stale_after}
 workers = 2
 {server}
+{more}
 """
+
+MAIL = """
+[mail]
+server = "127.0.0.1"
+port = {port}
+security = "plain"
+sender = "lading@example.org"
+admin = ["admin@example.org"]
+quiet = {quiet}
+longest = 120
+alarm_after = {alarm_after}
+recovered_after = 1
+
+[people]
+{people}
+"""
+"""Settings for `more`: mail through a server of `lading.testing.mailserver`."""
 
 Json = dict[str, "JsonValue"]
 JsonValue = str | int | float | bool | None | list["JsonValue"] | Json
@@ -96,6 +114,7 @@ class Facility:
             "checks": "",
             "watch": "",
             "server": "",
+            "more": "",
         }
         (self.root / "lading.toml").write_text(SETTINGS.format(**defaults | parts), encoding="utf-8")
 
@@ -264,3 +283,10 @@ def facility(root: Path, *, project: str = "DEMO:auto", **parts: str | float) ->
         yield site
     finally:
         site.close()
+
+
+def mail_tables(port: int, *, quiet: float = 1, alarm_after: float = 1, people: str = "") -> str:
+    """Settings that let the facility mail. `people`: lines of that table; else every participant has an address."""
+    return MAIL.format(
+        port=port, quiet=quiet, alarm_after=alarm_after, people=people or 'template = "{participant}@example.org"'
+    )

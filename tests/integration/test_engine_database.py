@@ -69,8 +69,8 @@ def test_migrating_twice_and_from_many_processes_is_one_migration(tmp_path: Path
         with ThreadPoolExecutor(4) as threads:
             applied = list(threads.map(database.migrate, [dsn] * 4))
 
-        everything = 1 + len(list(Path(database.__file__).parent.glob("sql/*.sql")))  # Procrastinate's is one
-    assert sorted(map(len, applied)) == [0, 0, 0, everything]
+            everything = 1 + len(list(Path(database.__file__).parent.glob("sql/*.sql")))  # Procrastinate's is one
+        assert sorted(map(len, applied)) == [0, 0, 0, everything]
         with database.connect(dsn) as connection:
             connection.execute("INSERT INTO lading_migrations VALUES ('lading/9999_future.sql', 'x')")
             with pytest.raises(EngineError, match="newer lading"):

@@ -73,7 +73,7 @@ def test_a_sender_that_is_no_plain_word_addresses_nobody(sender: str) -> None:
 
 @pytest.mark.parametrize("template", ["{user}@x.org", "{sender}", "{sender", "{sender.__class__}@x.org", "{}@x.org"])
 def test_a_template_that_cannot_be_filled_is_refused_at_the_start(template: str) -> None:
-    with pytest.raises(ConfigError, match="people.template"):
+    with pytest.raises(ConfigError, match=r"people\.template"):
         People(PeopleConfig(template=template))
 
 
