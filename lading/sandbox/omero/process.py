@@ -28,6 +28,7 @@ class SandboxOmero:
     """A stand-in OMERO. `root` holds everything it keeps; ports stay the same over `stop`, `kill` and `start`.
 
     `idle_ms`: sessions end after so many milliseconds without a call. `limits`: fields of `slots.Limits`.
+    `java`: images are read with Bio-Formats where it is installed; without it the start of a JVM is saved.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class SandboxOmero:
         limits: Mapping[str, float] | None = None,
         behind_glacier2: bool = False,
         public_tcp_port: int = 0,
+        java: bool = True,
     ) -> None:
         self.root = root.resolve()
         self.root.mkdir(parents=True, exist_ok=True)
@@ -47,6 +49,7 @@ class SandboxOmero:
         accounts.write(self._accounts, self.people)
         self._tls, self._idle_ms, self._limits = tls, idle_ms, dict(limits or {})
         self._behind_glacier2, self._public = behind_glacier2, public_tcp_port
+        self._java = java
         self._process: subprocess.Popen[bytes] | None = None
         self._ports: dict[str, int] = {}
         self._control, self._token = 0, ""
@@ -92,7 +95,7 @@ class SandboxOmero:
         argv += ["--accounts", str(self._accounts), "--port", str(self._ports.get("tcp", 0))]
         argv += ["--ssl-port", str(self._ports.get("ssl", 0) if self._tls else -1), "--idle-ms", str(self._idle_ms)]
         argv += ["--limits", json.dumps(self._limits), "--public-port", str(self._public)]
-        argv += ["--behind-glacier2"] * self._behind_glacier2
+        argv += ["--behind-glacier2"] * self._behind_glacier2 + ["--no-java"] * (not self._java)
         with self.log.open("ab") as out:
             self._process = subprocess.Popen(
                 argv,

@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--public-port", type=int, default=0, help="the router's TCP port, told to clients")
     parser.add_argument("--idle-ms", type=int, default=IDLE_MS, help="sessions end after so many milliseconds without a call")
     parser.add_argument("--limits", type=json.loads, default={}, metavar="JSON", help="see slots.Limits")
+    parser.add_argument("--no-java", action="store_true", help="read images without Bio-Formats, though it is installed")
     parser.add_argument("--ready-file", type=Path, help="written as JSON once it answers")
     return parser
 
@@ -99,4 +100,5 @@ def _options(given: argparse.Namespace) -> Options:
         public_tcp_port=given.public_port,
         idle_ms=given.idle_ms,
         limits=Limits(**given.limits),
+        java=False if given.no_java else None,
     )
