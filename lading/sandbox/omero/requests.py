@@ -56,12 +56,11 @@ def _answer(request: omero.cmd.Request) -> Answer:
 
 
 def _delete(site: "Site", session: Session, context: Context, request: omero.cmd.Delete2) -> omero.cmd.Response:
-    with site.background.connection():
-        targets = _targets(site, context, request)
-        try:
-            gone = delete(site.store, context, targets, _choice(request), dry_run=bool(request.dryRun))
-        except CannotDelete as error:
-            raise StepFailed("graph-fail", {"message": str(error)}) from error
+    targets = _targets(site, context, request)
+    try:
+        gone = delete(site.store, context, targets, _choice(request), dry_run=bool(request.dryRun))
+    except CannotDelete as error:
+        raise StepFailed("graph-fail", {"message": str(error)}) from error
     if not request.dryRun:
         for told in site.on_deleted:
             told(gone)
