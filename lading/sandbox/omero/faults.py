@@ -1,7 +1,7 @@
 """The knobs: every way in which a real OMERO, or the network before it, has been seen to fail.
 
-A *count* says how many of the next matching calls are hit: it runs down to 0, and -1 means all of them. A *list* is
-consumed one entry per hit. A *time* is in seconds and lasts until it is set back. Operations are named as on the wire
+A *count* says how many of the next matching calls are hit: it runs down to 0, and -1 means all of them. A *list* loses
+one entry per hit. A *time* is in seconds and lasts until it is set back. Operations are named as on the wire
 ("importFileset", "write", "verifyUpload", "getDatabaseTime").
 """
 
@@ -76,6 +76,8 @@ class Faults:
     lost_finished: int = 0  # count of handles whose `finished` callback never comes; polling works
     blank_checksums: int = 0  # count of files whose checksum the database forgets once they were checked
     vanishing_files: int = 0  # count of imported files that are gone from the disk when the import has ended
+    blank_checksums: int = 0  # count of files that are listed without a checksum once they are stored
+    vanishing_files: int = 0  # count of files that are gone from the disk once their import has ended well
     no_images: int = 0  # count of imports that end well, and made nothing
 
     # The server
@@ -93,15 +95,16 @@ class Faults:
             return left != 0
 
     def pop(self, knob: str, wanted: str = "") -> str:
-        """Uses up the first entry of a list if it is `wanted` or "wanted=…" (any when empty); "" when there is none."""
+        """Uses up the first entry of a list that is `wanted` or "wanted=…" (any when empty); "" when there is none."""
         if not getattr(self, knob):  # the usual case, asked at every call: without the lock
             return ""
         with self._lock:
             waiting: list[str] = getattr(self, knob)
-            if not waiting or (wanted and waiting[0].partition("=")[0] != wanted):
-                return ""
-            setattr(self, knob, waiting[1:])
-            return waiting[0]
+            for place, entry in enumerate(waiting):
+                if wanted in ("", entry.partition("=")[0]):
+                    setattr(self, knob, [*waiting[:place], *waiting[place + 1 :]])
+                    return entry
+            return ""
 
     def delay(self, operation: str) -> None:
         """Sleeps as long as `slow` says for this operation."""
