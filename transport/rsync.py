@@ -7,7 +7,7 @@ only begin below an existing `.lading/incoming`, never on the bare mount point o
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -106,12 +106,7 @@ class RsyncTransport:
                 if len(moving) < _SAMPLE:
                     moving.append((int(size), unescaped(name)))
 
-        ended = self._rsync.run(
-            [*self._sending(), "--dry-run", "--out-format=%i %l %n", *self._from_to(slot.data)],
-            cwd=cargo.root,
-            names=(entry.path for entry in manifest),
-            on_line=on_line,
-        )
+        ended = self._move(["--dry-run", "--out-format=%i %l %n"], slot.data, cargo.root, manifest, on_line)
         if ended.code and not _MISSING.search(ended.stderr):
             raise ended.error(f"cannot plan what to carry from {cargo.root} to {self._config.target}")
         if ended.code:
@@ -159,20 +154,14 @@ class RsyncTransport:
     def _send_files(self, root: Path, manifest: Manifest, slot: Slot, progress: Progress, *, by_content: bool) -> None:
         """`by_content`: the slot was sealed once and came back, so sizes and times prove nothing on either side."""
         told = _Told(manifest.summary.files, manifest.summary.bytes, progress)
-        options = self._sending()
+        options = ["--out-format=%i", "--info=progress2"]
         if by_content:
             _refuse_other_content(root, manifest)
             options.append("--checksum")
         while True:
             self._pace.spend(0)
             told.start()
-            ended = self._rsync.run(
-                [*options, "--out-format=%i", "--info=progress2", *self._from_to(slot.data)],
-                cwd=root,
-                names=(entry.path for entry in manifest),
-                on_line=told.line,
-                pace=self._pace,
-            )
+            ended = self._move(options, slot.data, root, manifest, told.line, pace=self._pace)
             if not ended.stopped:
                 break
         if ended.code:
@@ -180,6 +169,25 @@ class RsyncTransport:
                 _refuse_changed(root, manifest)
             raise self._with_figures(ended.error(f"cannot carry {root} to {self._config.target}"), manifest)
         told.finish()
+
+    def _move(
+        self,
+        options: list[str],
+        folder: str,
+        root: Path,
+        manifest: Manifest,
+        on_line: Callable[[bytes], None],
+        *,
+        pace: Pace | None = None,
+    ) -> Ended:
+        """One rsync of the manifest's files from `root` into `folder` of the inbox."""
+        return self._rsync.run(
+            [*self._sending(), *options, *self._from_to(folder)],
+            cwd=root,
+            names=(entry.path for entry in manifest),
+            on_line=on_line,
+            pace=pace,
+        )
 
     def _send(self, papers: Path, names: Iterable[str], to: str) -> None:
         """Papers are always compared by content: they are what everything else is compared with."""
@@ -271,6 +279,10 @@ class RsyncTransport:
             yield copy if copy.is_file() and not copy.is_symlink() else None
 
     def _sending(self) -> list[str]:
+        return [*self._what(), *self._common()]
+
+    def _what(self) -> list[str]:
+        """How files are written, wherever the rsync that writes them is started."""
         return [
             "--times",
             "--omit-dir-times",
@@ -282,7 +294,6 @@ class RsyncTransport:
             "--from0",
             *(["--fsync"] if self._config.fsync else []),
             *(["--compress"] if self._config.compress else []),
-            *self._common(),
         ]
 
     def _common(self) -> list[str]:

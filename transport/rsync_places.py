@@ -20,6 +20,8 @@ from transport.logins import password
 _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.$-]*@)?(?:[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.%]+\])")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]*")
+SAFE = ("BatchMode=yes", "StrictHostKeyChecking=yes", "ServerAliveInterval=15", "ServerAliveCountMax=3")
+"""ssh options that every one of our connections has."""
 _PORTS = {"rsync": 873, "rsyncs": 874}
 
 
@@ -203,8 +205,8 @@ def _daemon(config: RsyncConfig) -> AtADaemon:
         )
     if parts.scheme == "rsync" and not config.plain and not _is_here(host):
         raise ConfigError(
-            f"transport.target = {config.target!r} would send data and password readable for everybody on the way: use rsyncs:// (TLS) or"
-            " ssh, or say plain = true where the line itself is safe",
+            f"transport.target = {config.target!r} would send data and password readable for everybody on the"
+            " way: use rsyncs:// (TLS) or ssh, or say plain = true where the line itself is safe",
             next_command="lading doctor",
         )
     shell = _tls_pipe(config, host, port) if parts.scheme == "rsyncs" else ""
@@ -237,7 +239,12 @@ def _tls_pipe(config: RsyncConfig, host: str, port: int) -> str:
 
 
 def _ssh(config: RsyncConfig) -> str:
-    """The ssh command for rsync's -e. Nothing ever asks a question, and an unknown host is refused."""
+    """The ssh command for rsync's -e."""
+    return " ".join(_quoted(word) for word in ssh_words(config))
+
+
+def ssh_words(config: RsyncConfig) -> list[str]:
+    """ssh and its options, without the host. Nothing ever asks a question, and an unknown host is refused."""
     words = [config.ssh, "-x", "-a"]
     if config.ssh_config:
         words += ["-F", str(config.ssh_config)]
@@ -247,16 +254,10 @@ def _ssh(config: RsyncConfig) -> str:
         words += ["-i", str(config.identity), "-o", "IdentitiesOnly=yes"]
     if config.known_hosts:
         words += ["-o", f'UserKnownHostsFile="{config.known_hosts}"']
-    for option in (
-        "BatchMode=yes",
-        "StrictHostKeyChecking=yes",
-        f"ConnectTimeout={config.connect_timeout}",
-        "ServerAliveInterval=15",
-        "ServerAliveCountMax=3",
-        "ClearAllForwardings=yes",
-    ):
+    words += ["-o", f"ConnectTimeout={config.connect_timeout}"]
+    for option in (*SAFE, "ClearAllForwardings=yes"):
         words += ["-o", option]
-    return " ".join(_quoted(word) for word in words)
+    return words
 
 
 def _quoted(word: str) -> str:

@@ -125,8 +125,11 @@ class Rsync:
         names: Iterable[str] = (),
         on_line: Callable[[bytes], None] | None = None,
         pace: Pace | None = None,
+        hold: bool = False,
     ) -> Ended:
         """Run to the end in the folder `cwd`, with `names` NUL-separated on standard input.
+
+        `hold`: standard input stays open after the names, until the end; a far side that reads it sees our death there.
 
         Every line of output goes to `on_line`. With a `pace` the program is ended as soon as the allowed rate is no longer the
         one it was started with (`stopped`). Raises ConfigError when the program is not installed. Whatever is raised
@@ -139,9 +142,9 @@ class Rsync:
             argv.insert(1, f"--bwlimit={max(1, int(rate / 1024))}")
         child = _start(argv, cwd, self._environment())
         threads: list[threading.Thread] = []
+        feeder = _Feeder(child, names, hold=hold)
         try:
             tail: deque[bytes] = deque(maxlen=_TAIL_LINES)
-            feeder = _Feeder(child, names)
             threads = [
                 threading.Thread(target=feeder.feed, daemon=True),
                 threading.Thread(target=_keep_tail, args=(child, tail), daemon=True),
@@ -154,6 +157,7 @@ class Rsync:
                     on_line(line)
                 watch.look()
             code = child.wait()
+            feeder.over.set()
             for thread in threads:
                 thread.join(self._grace)
             if feeder.failure:
@@ -161,6 +165,7 @@ class Rsync:
             return Ended(code, b"\n".join(tail).decode("utf-8", "backslashreplace"), watch.stopped)
         finally:
             _end(child, self._grace)
+            feeder.over.set()
             for thread in threads:
                 thread.join(self._grace)
             for pipe in (child.stdout, child.stderr):
@@ -223,11 +228,18 @@ def _start(argv: list[str], cwd: Path, extra: Mapping[str, str]) -> "subprocess.
         raise AccessDenied(f"cannot start {argv[0]!r} in {cwd}: {exc.strerror}", next_command="lading doctor") from exc
 
 
+def as_listed(name: str) -> bytes:
+    """A relative POSIX path as --files-from --from0 takes it."""
+    # "./": else a name beginning with "#" or ";" is a comment, and the top folder gets no permissions.
+    return b"./" + os.fsencode(name) + b"\0"
+
+
 class _Feeder:
     """Writes the names; what their source raises is kept for the caller: half a list must not pass for a whole one."""
 
-    def __init__(self, child: "subprocess.Popen[bytes]", names: Iterable[str]) -> None:
-        self._pipe, self._names = child.stdin, names
+    def __init__(self, child: "subprocess.Popen[bytes]", names: Iterable[str], *, hold: bool) -> None:
+        self._pipe, self._names, self._hold = child.stdin, names, hold
+        self.over = threading.Event()
         self.failure: LadingError | None = None
 
     def feed(self) -> None:
@@ -237,8 +249,10 @@ class _Feeder:
         with contextlib.suppress(OSError, ValueError), self._pipe:
             try:
                 for name in self._names:
-                    # "./": else a name beginning with "#" or ";" is a comment, and the top folder gets no permissions.
-                    self._pipe.write(b"./" + os.fsencode(name) + b"\0")
+                    self._pipe.write(as_listed(name))
+                if self._hold:
+                    self._pipe.flush()
+                    self.over.wait()
             except LadingError as exc:
                 self.failure = exc
 

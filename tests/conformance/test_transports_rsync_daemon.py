@@ -55,6 +55,7 @@ class TestRsyncDaemon(TransportSuite):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("stunnel4"), reason="stunnel4 is not installed (Debian: stunnel4)")
 class TestRsyncDaemonInTls(TransportSuite):
     @pytest.fixture
