@@ -263,7 +263,14 @@ def serve(config: Config, *, stop: threading.Event) -> None:
         raise ConfigError(
             f"the server needs the Python package {exc.name!r}", next_command="pip install 'lading[server]'"
         ) from exc
-    serve_engine(config, stop=stop)
+    if not any(route.fetch for route in config.routes.values()):
+        serve_engine(config, stop=stop)
+        return
+    from lading.pulling import schedule  # noqa: PLC0415 - only where something is fetched
+    from transport.fetch_schedule import scheduled  # noqa: PLC0415
+
+    with scheduled(schedule(config)):
+        serve_engine(config, stop=stop)
 
 
 def database_version(config: Config) -> str:

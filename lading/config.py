@@ -65,12 +65,14 @@ class RouteConfig:
 
     `transport` (table with `kind`) is what a sender uses; `inbox` and `repository` are what the server uses: each machine
     needs only its half. `checks` maps a check's name to its settings; `false` switches one off. `import` goes to the importer.
+    `fetch` (table with `kind`) says where the server fetches sessions from, into `inbox` (see `lading fetch`).
     `include`, `exclude`, `junk` say which files belong to a delivery. `digests`: besides SHA-256, what the repository compares by.
     """
 
     inbox: str = ""
     repository: str = ""
     transport: Settings = attrs.field(factory=dict)
+    fetch: Settings = attrs.field(factory=dict)
     checks: Settings = attrs.field(factory=dict)
     importer: Settings = attrs.field(factory=dict)
     include: tuple[str, ...] = ()

@@ -105,6 +105,11 @@ class Fetcher:
         self._choice = Choice(setting.rules, setting.config.empty_files)
         self._folder = setting.state / "fetch"
 
+    @property
+    def quiet(self) -> float:
+        """Seconds without a change before a folder counts as complete."""
+        return self._config.quiet
+
     def round(self, *, only: str = "", progress: Progress | None = None) -> list[Remembered]:
         """Look at everything (or at the folder `only`), bring what is complete. What was looked at, by path.
 

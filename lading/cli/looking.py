@@ -9,6 +9,7 @@ from rich.text import Text
 from lading.assembly import inbox_holding
 from lading.cli import output
 from lading.cli.context import App, json_option, pass_app
+from lading.cli.fetching import show_standings, standings_as_dicts
 from lading.cli.output import Json
 from lading.delivery import Outcome, Receipt, Stage
 from lading.desk import Account
@@ -35,6 +36,7 @@ def status(app: App, hours: float, as_json: bool) -> None:
                 "needs_you": [summary(a, app.program) for a in morning.needs_you],
                 "under_way": [summary(a, app.program) for a in morning.under_way],
                 "programs": [b.as_dict() for b in beats],
+                "fetch": standings_as_dicts(app),
             }
         )
         return
@@ -50,6 +52,7 @@ def status(app: App, hours: float, as_json: bool) -> None:
         ),
         right=("deliveries",),
     )
+    show_standings(app)
     for account in morning.under_way[:8]:
         output.out.print(_one_line(account))
     for account in morning.needs_you[:20]:

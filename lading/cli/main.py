@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from lading import __version__, log
-from lading.cli import acting, looking, sending, serving, setting_up
+from lading.cli import acting, fetching, looking, sending, serving, setting_up
 from lading.cli.context import App, Group
 
 EPILOG = """
@@ -40,6 +40,7 @@ for command in (
     setting_up.doctor,
     sending.send,
     sending.agent,
+    fetching.fetch,
     serving.inbox,
     serving.server,
     serving.sandbox,
