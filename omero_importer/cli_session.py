@@ -102,7 +102,10 @@ class OmeroPerson:
             client = self._ctx.conn(args)
         except NonZeroReturnCode as exc:
             # What happened was already said on stderr, in OMERO's own words.
-            trouble = TargetUnavailable if exc.rv in _NOBODY_THERE else AccessDenied
+            asked = isinstance(
+                exc.__context__, NonZeroReturnCode
+            )  # the password was wrong, and there is nobody to ask again
+            trouble = TargetUnavailable if exc.rv in _NOBODY_THERE and not asked else AccessDenied
             raise trouble(f"{doing} failed", safe="nothing was done", next_command="omero login") from exc
         except EOFError as exc:
             raise AccessDenied(

@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import Self
 
 OMERO = Path(sys.executable).with_name("omero")
+_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 _ORDINARY = (
-    ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
-    # Where nobody may not read our interpreter: still our own rights on files, but not the number 0.
+    _NOBODY,
+    # Where nobody may not read our interpreter (it lies in root's home): still with root's rights on files, but not its number.
+    (*_NOBODY, "--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
     ("unshare", "--user", "--map-user=1000"),
 )
+# Running is not enough: an interpreter that may not read its own library takes another one's, and cannot start itself.
+_SOUND = """
+import os, subprocess, sys
+assert os.geteuid() and sys.base_prefix == sys.argv[1]
+import lading
+subprocess.run([sys.executable, "-c", ""], check=True)
+"""
 
 
 def ordinary_user() -> tuple[str, ...]:
@@ -22,7 +31,7 @@ def ordinary_user() -> tuple[str, ...]:
         return ()
     for words in _ORDINARY:
         tried = subprocess.run(
-            [*words, sys.executable, "-c", "import lading, os; assert os.geteuid()"],
+            [*words, sys.executable, "-c", _SOUND, sys.base_prefix],
             capture_output=True,
             check=False,
             cwd="/",
