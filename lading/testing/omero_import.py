@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import omero
 import omero.callbacks
 import omero.clients
 import omero.cmd
@@ -17,6 +16,8 @@ import omero.grid
 import omero.model
 import omero.sys
 from omero.rtypes import rbool, rstring, unwrap
+
+import omero
 
 PATIENCE_S = 180.0
 """How long an import may take: a JVM starts at the first one, on a busy machine."""
@@ -87,7 +88,7 @@ class Importing:
         job.setVersionInfo([omero.model.NamedValue(name, value) for name, value in versions.items()])
         fileset.linkJob(job)
         settings = omero.grid.ImportSettings()
-        settings.doThumbnails, settings.noStatsInfo = rbool(False), rbool(True)
+        settings.doThumbnails, settings.noStatsInfo = rbool(val=False), rbool(val=True)
         settings.checksumAlgorithm = algorithm(self.algorithm)
         for name, value in self.settings.items():
             setattr(settings, name, value)
@@ -164,7 +165,7 @@ def path_of(client: omero.client, fileset: int, index: int = 0) -> Path:
 
 
 def delete(client: omero.client, cls: str, number: int) -> None:
-    """Delete one object and what belongs to it. Raises RuntimeError with the server's reason."""
+    """Delete one object and what belongs to it. Raises AssertionError with the server's reason."""
     handle = client.sf.submit(omero.cmd.Delete2({cls: [number]}))
     try:
         deadline = time.monotonic() + PATIENCE_S
@@ -175,4 +176,4 @@ def delete(client: omero.client, cls: str, number: int) -> None:
     finally:
         handle.close()
     if isinstance(response, omero.cmd.ERR):
-        raise RuntimeError(f"{response.name}: {response.parameters}")
+        raise AssertionError(f"{response.name}: {response.parameters}")

@@ -76,8 +76,6 @@ class Faults:
     lost_finished: int = 0  # count of handles whose `finished` callback never comes; polling works
     blank_checksums: int = 0  # count of files whose checksum the database forgets once they were checked
     vanishing_files: int = 0  # count of imported files that are gone from the disk when the import has ended
-    blank_checksums: int = 0  # count of files that are listed without a checksum once they are stored
-    vanishing_files: int = 0  # count of files that are gone from the disk once their import has ended well
     no_images: int = 0  # count of imports that end well, and made nothing
 
     # The server

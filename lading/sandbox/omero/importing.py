@@ -120,10 +120,6 @@ class Import:
         made = omero.grid.ImportResponse()
         made.pixels = [self._site.build(pixels, self._context, {"image": {}}) for pixels in self._pixels]
         made.objects = [self._site.build(each, self._context) for each in (*self._plates, *self._images)]
-        for number in self._files:
-            record = self._site.files.hide_checksum(self._file(number))
-            if self._site.faults.take("vanishing_files"):
-                self._site.files.path(record).unlink(missing_ok=True)
         log = self._site.files.path(self._log)
         self._site.store.change(self._log, size=log.stat().st_size)
         for number in self._files:

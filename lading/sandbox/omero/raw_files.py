@@ -149,10 +149,6 @@ class RawFileStore(_RawFileStore, omero.api.RawFileStore):
             raise errors.resource(f"OriginalFile:{number} cannot be read")
         self.use(record, writable=permissions.rights(self.store, context, record).edit)
 
-    def _save(self) -> Record | None:
-        saved = super()._save()
-        return saved if saved is None else self.site.files.hide_checksum(saved)
-
 
 @servant
 class Uploader(_RawFileStore, omero.api.RawFileStore):

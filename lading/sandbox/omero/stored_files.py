@@ -101,12 +101,6 @@ class StoredFiles:
             return self.store.change(record, hash=None)
         return record
 
-    def hide_checksum(self, record: Record) -> Record:
-        """The fault: nobody can tell any more what was stored."""
-        if not self.faults.take("blank_checksums"):
-            return record
-        return self.store.change(record, hash=None)
-
     def forget(self, records: Sequence[Record]) -> None:
         """The records were deleted: delete their files, and the folders that this leaves empty."""
         for record in records:
