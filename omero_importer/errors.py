@@ -4,6 +4,7 @@ A reply that never came is not a failure: the request may have been carried out.
 before anything is repeated, and the callers do nothing that cannot be looked for.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -115,6 +116,13 @@ IMPORT_FAILURES: dict[str, Meaning] = {
     "update-log-file-size": _away("the server could not finish its log of the import", Then.GIVE_UP),
 }
 
+_JAVA: tuple[tuple[str, Meaning], ...] = (
+    ("loci.formats.UnknownFormatException", IMPORT_FAILURES["import-unknown-format"]),
+    ("loci.formats.MissingLibraryException", IMPORT_FAILURES["import-missing-library"]),
+    ("loci.formats.FormatException", IMPORT_FAILURES["import-file-exception"]),
+    ("java.io.FileNotFoundException", IMPORT_FAILURES["import-file-exception"]),
+)
+
 _NEXT: dict[type[LadingError], str] = {
     AccessDenied: _DOCTOR,
     ConfigError: _DOCTOR,
@@ -150,9 +158,13 @@ def from_exception(exc: BaseException, *, doing: str, server: str) -> LadingErro
     )
 
 
-def from_failed_import(name: str, words: str, *, doing: str, server: str) -> LadingError:
-    """The error that a failed import stands for. `words`: what the server said besides."""
+def from_failed_import(name: str, parameters: Mapping[str, str], *, doing: str, server: str) -> LadingError:
+    """The error that a failed import (`ERR`) stands for."""
     line = IMPORT_FAILURES.get(name, _away("the import failed on the server", Then.GIVE_UP))
+    # Whatever goes wrong while the file is opened has the same name; the Java exception says more.
+    trace = parameters.get("stacktrace", "")
+    line = next((found for java, found in _JAVA if java in trace), line)
+    words = " ".join((parameters.get("message") or "").split())[:300]
     quoted = f": “{words}”" if words else ""
     return line.ours(
         f"{doing} at {server}: {line.says} ({name}{quoted})",

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from omero_importer.annotations import batches
 from omero_importer.client_paths import client_path
@@ -114,9 +115,9 @@ class ClientName:
         return client_path(self.prefix + path)
 
 
-def _rows(connection: Connection, query: str, ids: Sequence[int], *, place: int = -1) -> list[list[object]]:
+def _rows(connection: Connection, query: str, ids: Sequence[int], *, place: int = -1) -> list[list[Any]]:
     parameters = ParametersI().addIds(list(ids))
     if place >= 0:
         parameters.add("place", rlong(place))
-    rows: list[list[object]] = unwrap(connection.queries.projection(query, parameters))
+    rows: list[list[Any]] = unwrap(connection.queries.projection(query, parameters))
     return rows

@@ -205,9 +205,9 @@ class IceEngine:
     def _failed(self, answer: "cmd.ERR", fileset: int, doing: str) -> NoReturn:
         # The server keeps the Fileset of a failed import, with its files and without an image, for ever.
         graphs.delete(self.connection, "Fileset", [fileset], doing=f"{doing}: removing what is left of it")
-        parameters = answer.parameters or {}
-        words = " ".join(str(parameters.get("message") or parameters.get("filename") or "").split())[:300]
-        raise errors.from_failed_import(answer.name, words, doing=doing, server=self.connection.server)
+        raise errors.from_failed_import(
+            answer.name, answer.parameters or {}, doing=doing, server=self.connection.server
+        )
 
     def _fileset(self, plan: FilesetPlan, place: Place) -> "model.FilesetI":
         name = ClientName(place.prefix)

@@ -11,7 +11,7 @@ from typing import Self
 import structlog
 
 from lading.delivery import FileOutcome, Labels, Parcel
-from lading.errors import TargetMissing
+from lading.errors import Rejected, TargetMissing
 from lading.findings import refuses
 from lading.ports import ImportPlan, ImportRecord, Journal, Settings
 from omero_importer import target
@@ -121,6 +121,10 @@ class OmeroImporter:
         """See the role. Everything that is begun in OMERO carries the delivery's mark: the journal is not needed to find it."""
         where, skips = self._from_target(plan.target)
         errand = self._errand(parcel, where, skips, journal)
+        if refuses(errand.decision.findings):
+            raise Rejected(
+                f"importing {parcel.delivery.labels}: OMERO would not take it", findings=errand.decision.findings
+            )
         place = self._sessions.run(where.who, f"importing {parcel.delivery.labels}", errand.bring)
         values = {
             **self._as_target(where, skips),

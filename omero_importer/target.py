@@ -78,11 +78,11 @@ class Targets:
         if project is None:
             return None
         datasets = _datasets(connection, project.id, where.dataset)
-        return self._chosen(connection, datasets, str(where), self._route.create != "none")
+        return self._chosen(connection, datasets, str(where), may_make=self._route.create != "none")
 
     def look_for_project(self, connection: Connection, name: str) -> Container | None:
         """The project, None when it is still to be made. Raises TargetMissing."""
-        return self._chosen(connection, _projects(connection, name), f"project {name!r}", self._makes_all)
+        return self._chosen(connection, _projects(connection, name), f"project {name!r}", may_make=self._makes_all)
 
     def ensure(self, connection: Connection, where: Address) -> Container:
         """The target, made if need be. May be called again, and by several at once. Raises TargetMissing."""
@@ -126,7 +126,7 @@ class Targets:
         return _oldest(connection, "Dataset", made, lambda: _datasets(connection, parent, where.dataset))
 
     def _chosen(
-        self, connection: Connection, found: Sequence[Container], what: str, may_make: bool
+        self, connection: Connection, found: Sequence[Container], what: str, *, may_make: bool
     ) -> Container | None:
         """Our own oldest, else the oldest that we may add to."""
         usable = [one for one in found if one.may_link]

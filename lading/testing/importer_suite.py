@@ -32,6 +32,10 @@ NASTY = (
 )
 
 
+IMAGES = (".dcm", ".tif")
+"""What a world's images are called; everything else is a companion."""
+
+
 class World(Protocol):
     """A repository to import into, and what a test may do to it. Every test gets a fresh project."""
 
@@ -337,7 +341,7 @@ class ImporterSuite:
         parcel = world.parcel(companions=["a.txt"])
         importer = world.importer()
         record = carry_out(importer, parcel)
-        image = min(entry.path for entry in parcel.manifest if entry.path.endswith(".dcm"))
+        image = min(entry.path for entry in parcel.manifest if entry.path.endswith(IMAGES))
         world.damage(parcel, "a.txt")
         world.damage(parcel, image)
 
@@ -349,7 +353,7 @@ class ImporterSuite:
         parcel = world.parcel(companions=["a.txt", "b.txt"])
         importer, journal = world.importer(), MemoryJournal()
         record = carry_out(importer, parcel, journal)
-        image = min(entry.path for entry in parcel.manifest if entry.path.endswith(".dcm"))
+        image = min(entry.path for entry in parcel.manifest if entry.path.endswith(IMAGES))
         world.destroy(parcel, "a.txt")
         world.destroy(parcel, image)
 

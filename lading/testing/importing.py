@@ -1,6 +1,6 @@
 """One import from a shell, that dies where a test wants it: `python -m lading.testing.importing SPEC.json`.
 
-SPEC.json is an `Errand`. It dies by SIGKILL at its `die_at`-th HTTP request, before the request leaves or after the server
+SPEC.json is an `Errand`. It dies by SIGKILL at its `die_at`-th request over HTTP or Ice, before the request leaves or after the server
 answered and before the answer is read; with `die_at` 0 it lives.
 """
 
@@ -11,10 +11,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from lading.delivery import DeliveryId
 from lading.inbox import Inbox
@@ -71,22 +72,51 @@ def main(spec: Path) -> None:
 
 
 def _die(at: int, *, after_the_answer: bool) -> None:
-    # Python's own HTTP client, which every HTTP library here ends in; the importer itself is not touched.
-    left = at
+    """Patch what every client library here ends in: Python's own HTTP, and Ice. The importer itself is not touched."""
+    counted = _Counted(at, after_the_answer=after_the_answer)
     name = "getresponse" if after_the_answer else "putrequest"
-    original = getattr(http.client.HTTPConnection, name)
+    setattr(http.client.HTTPConnection, name, counted.around(getattr(http.client.HTTPConnection, name)))
+    for module in [found for title, found in sys.modules.items() if title.split(".")[0] in ("omero", "Glacier2")]:
+        for made in [value for value in vars(module).values() if isinstance(value, type)]:
+            for operation in [key for key in vars(made) if key.startswith("_op_")]:
+                if not isinstance(vars(made)[operation], _Operation):
+                    setattr(made, operation, _Operation(vars(made)[operation], counted))
 
-    def counted(self: http.client.HTTPConnection, *args: object, **kwargs: object) -> object:
-        nonlocal left
-        left -= 1
-        if left > 0:
-            return original(self, *args, **kwargs)
-        if after_the_answer:
-            original(self, *args, **kwargs)
-        os.kill(os.getpid(), signal.SIGKILL)
-        return None
 
-    setattr(http.client.HTTPConnection, name, counted)
+class _Counted:
+    """Counts requests, and is the death of whoever makes the last one."""
+
+    def __init__(self, left: int, *, after_the_answer: bool) -> None:
+        self._left, self._after = left, after_the_answer
+        self._lock = threading.Lock()
+
+    def around(self, request: Callable[..., object]) -> Callable[..., object]:
+        """`request`, counted."""
+
+        def counted(*args: object, **kwargs: object) -> object:
+            with self._lock:
+                self._left -= 1
+                last = not self._left
+            if last and not self._after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            answer = request(*args, **kwargs)
+            if last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return answer
+
+        return counted
+
+
+class _Operation:
+    """One operation of Ice's generated classes, whose calls are counted. `begin` and `end` are the halves of one."""
+
+    def __init__(self, inner: Any, counted: _Counted) -> None:
+        self._inner = inner
+        self.invoke = counted.around(inner.invoke)
+        self.begin = counted.around(inner.begin)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
 
 
 if __name__ == "__main__":
