@@ -22,6 +22,7 @@ from omero_importer.filesets import FilesetPlan, FilesetRecord, Place
 from omero_importer.hashes import ALGORITHMS, NO_PROOF
 from omero_importer.holdings import ClientName
 from omero_importer.ice import Ice, cmd, grid, model, omero, rbool, rstring, unloaded
+from omero_importer.in_place import InPlace
 from omero_importer.session import Connection
 from omero_importer.settings import RepositorySettings, RouteSettings
 from omero_importer.sources import Source
@@ -66,6 +67,8 @@ class IceEngine:
         progress: Progress,
     ) -> Iterator[tuple[FilesetPlan, FilesetRecord]]:
         """Import them all, in order. What OMERO cannot read does not stop the others, and is raised at the end (Refused)."""
+        if self._in_place is not None:
+            self._in_place.demand()
         refused: list[Refused] = []
         under_way: deque[Future[_Uploaded]] = deque()
         window = self.route.uploads
@@ -89,6 +92,11 @@ class IceEngine:
             yield uploaded.plan, self._import(uploaded)
         except Refused as problem:
             refused.append(problem)
+
+    @property
+    def _in_place(self) -> InPlace | None:
+        settings = self.route.in_place
+        return None if settings.transfer == "upload" else InPlace(settings, self.connection, self.source.root)
 
     @property
     def algorithm(self) -> str:
@@ -128,6 +136,8 @@ class IceEngine:
 
     def _send(self, process: "grid.ImportProcessPrx", index: int, name: str, progress: Progress) -> str:
         entry = self.source.entries[name]
+        if self._in_place is not None:
+            return self._in_place.bring(process, index, entry, self.algorithm)
         return uploads.send_file(
             process.getUploader(index),
             self.source.path(name),
@@ -227,6 +237,8 @@ class IceEngine:
             ]
         )
         fileset.linkJob(job)
+        if self._in_place is not None:
+            self._in_place.annotate(fileset)
         return fileset
 
     def _settings(self, place: Place) -> "grid.ImportSettings":

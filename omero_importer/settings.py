@@ -13,6 +13,7 @@ from lading.ports import Settings
 from omero_importer.bioformats import BioFormatsSettings
 from omero_importer.file_rules import FileSettings, checked
 from omero_importer.hashes import ALGORITHMS
+from omero_importer.in_place_rules import InPlaceSettings, checked_in_place
 from omero_importer.session_in_hand import DEFAULT_PORT, SessionInHand, taken_from
 
 
@@ -94,7 +95,7 @@ class RouteSettings:
     `blank_digest`: what to do where OMERO shows no checksum: "unverified", or "download" the file and compare.
     `stats`, `thumbnails`: let the server read every pixel for minima and maxima, and draw previews, during the import.
     `annotate`: what carries the delivery's key-values, of "dataset" and "images". `tags`: templates.
-    `files`: which files form filesets (see there). `uploads`: files under way at once. `block_kb`: bytes per message.
+    `files`: which files form filesets; `in_place`: how they get to the server (see there). `uploads`: files under way at once. `block_kb`: bytes per message.
     """
 
     project: str = "{project}"
@@ -116,6 +117,7 @@ class RouteSettings:
     uploads: int = 4
     block_kb: int = 4096
     files: FileSettings = attrs.field(factory=FileSettings)
+    in_place: InPlaceSettings = attrs.field(factory=InPlaceSettings)
 
 
 _WORDS: Mapping[str, tuple[str, ...]] = {
@@ -174,6 +176,7 @@ def route_settings(settings: Settings, where: str = "routes.X.import") -> RouteS
     # 5 MB is OMERO's own block; its servers refuse messages of 64 MB.
     if not 1 <= found.block_kb <= 4882 or not 1 <= found.uploads <= 32:
         raise ConfigError(f"{where}: block_kb must be 1 to 4882, uploads 1 to 32", next_command=_DOCTOR)
+    checked_in_place(found.in_place, f"{where}.in_place")
     return attrs.evolve(found, files=checked(found.files, f"{where}.files"))
 
 

@@ -72,7 +72,7 @@ class Targets:
         """The target, None when it is still to be made. Reads only. Raises TargetMissing when it may not be made or filled."""
         if where.screen:
             return self._chosen(
-                connection, _screens(connection, where.screen), f"screen {where.screen!r}", self._makes_all
+                connection, _screens(connection, where.screen), f"screen {where.screen!r}", may_make=self._makes_all
             )
         project = self.look_for_project(connection, where.project)
         if project is None:

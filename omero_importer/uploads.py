@@ -48,7 +48,7 @@ def send_file(
     # What the manifest cannot vouch for in OMERO's algorithm, it vouches for in its own.
     witness = None if known else hashlib.sha256()
     try:
-        _send_blocks(store, path, entry, block, [h for h in (hasher, witness) if h is not None], told)
+        _send_blocks(store, path, entry, block, hashers=[h for h in (hasher, witness) if h is not None], told=told)
     except BaseException:
         with suppress(Ice.Exception):
             store.close()
@@ -68,6 +68,7 @@ def _send_blocks(
     path: Path,
     entry: Entry,
     block: int,
+    *,
     hashers: list[Hasher],
     told: Callable[[int], None],
 ) -> None:

@@ -1,7 +1,7 @@
 """One import from a shell, that dies where a test wants it: `python -m lading.testing.importing SPEC.json`.
 
-SPEC.json is an `Errand`. It dies by SIGKILL at its `die_at`-th request over HTTP or Ice, before the request leaves or after the server
-answered and before the answer is read; with `die_at` 0 it lives.
+SPEC.json is an `Errand`. It dies by SIGKILL at its `die_at`-th request over HTTP or Ice, before the request leaves or after
+the server answered and before the answer is read; with `die_at` 0 it lives.
 """
 
 import http.client
