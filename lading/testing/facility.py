@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 SETTINGS = """\
 home = "state"
@@ -69,7 +70,7 @@ admin = ["admin@example.org"]
 quiet = {quiet}
 longest = 120
 alarm_after = {alarm_after}
-recovered_after = 1
+recovered_after = {recovered_after}
 
 [people]
 {people}
@@ -83,6 +84,8 @@ JsonValue = str | int | float | bool | None | list["JsonValue"] | Json
 @dataclass
 class Facility:
     """The facility below `root`. Programs are started when asked for, and stopped by `close`."""
+
+    SETTINGS: ClassVar[str] = SETTINGS
 
     root: Path
     url: str = ""
@@ -102,7 +105,10 @@ class Facility:
     def configure(self, **parts: str | float) -> None:
         """Write the settings; `parts` fill or extend the tables of `SETTINGS`."""
         self.instrument.mkdir(parents=True, exist_ok=True)
-        defaults: dict[str, str | float] = {
+        (self.root / "lading.toml").write_text(self.SETTINGS.format(**self._defaults() | parts), encoding="utf-8")
+
+    def _defaults(self) -> dict[str, str | float]:
+        return {
             "inbox": str(self.inbox),
             "url": self.url,
             "transport": f'{{ kind = "local", path = "{self.inbox}" }}',
@@ -116,7 +122,6 @@ class Facility:
             "server": "",
             "more": "",
         }
-        (self.root / "lading.toml").write_text(SETTINGS.format(**defaults | parts), encoding="utf-8")
 
     def command(self, *arguments: str) -> list[str]:
         """The command line of `lading ARGUMENTS` with this site's settings."""
@@ -285,8 +290,14 @@ def facility(root: Path, *, project: str = "DEMO:auto", **parts: str | float) ->
         site.close()
 
 
-def mail_tables(port: int, *, quiet: float = 1, alarm_after: float = 1, people: str = "") -> str:
+def mail_tables(
+    port: int, *, quiet: float = 1, alarm_after: float = 600, recovered_after: float = 1, people: str = ""
+) -> str:
     """Settings that let the facility mail. `people`: lines of that table; else every participant has an address."""
     return MAIL.format(
-        port=port, quiet=quiet, alarm_after=alarm_after, people=people or 'template = "{participant}@example.org"'
+        port=port,
+        quiet=quiet,
+        alarm_after=alarm_after,
+        recovered_after=recovered_after,
+        people=people or 'template = "{participant}@example.org"',
     )
