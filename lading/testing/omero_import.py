@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import omero
 import omero.callbacks
 import omero.clients
 import omero.cmd
@@ -16,8 +17,6 @@ import omero.grid
 import omero.model
 import omero.sys
 from omero.rtypes import rbool, rstring, unwrap
-
-import omero
 
 PATIENCE_S = 180.0
 """How long an import may take: a JVM starts at the first one, on a busy machine."""
@@ -175,5 +174,4 @@ def delete(client: omero.client, cls: str, number: int) -> None:
             time.sleep(0.02)
     finally:
         handle.close()
-    if isinstance(response, omero.cmd.ERR):
-        raise AssertionError(f"{response.name}: {response.parameters}")
+    assert not isinstance(response, omero.cmd.ERR), f"{response.name}: {response.parameters}"
