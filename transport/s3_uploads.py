@@ -1,0 +1,286 @@
+"""Puts objects: small ones in one request, large ones in parts that a later attempt can go on with.
+
+Every request carries the MD5 of its bytes, which every server checks, and a CRC-32 ahead of them; the finished object is
+closed with the CRC-32 of the whole, so that a part in the wrong place is refused. An ETag is only ever used to recognise a
+part of our own.
+"""
+
+import base64
+import hashlib
+import threading
+import zlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from botocore import exceptions as boto
+
+from lading.errors import Corrupted, LadingError, SourceChanged, Unreachable
+from transport.foreign import shown
+from transport.remote import Body
+from transport.s3_errors import Answers, code_of
+
+MIB = 1 << 20
+SMALLEST_PART = 5 * MIB
+_MOST_PARTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    """An unfinished upload, by its id; `parts`: what the server had of it, as it lists them."""
+
+    path: str
+    key: str
+    id: str
+    parts: Mapping[int, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    number: int
+    data: bytes
+    md5: bytes
+    crc: int
+
+
+class Uploads:
+    """Puts objects into one bucket. Safe to share between threads."""
+
+    def __init__(
+        self,
+        client: Any,
+        bucket: str,
+        answers: Answers,
+        hands: ThreadPoolExecutor,
+        *,
+        parts_at_once: int,
+        part_bytes: int,
+        with_checksum: bool,
+        extra: Mapping[str, str],
+        stale_prefix: str,
+        stale_days: float,
+    ) -> None:
+        self._client, self._bucket, self._answers, self._hands = client, bucket, answers, hands
+        self._part_bytes, self._with_checksum, self._extra = part_bytes, with_checksum, extra
+        # Bounds memory: a part is in memory from its first byte until the server has it.
+        self._room = threading.BoundedSemaphore(parts_at_once)
+        self._stale_prefix, self._stale_days = stale_prefix, stale_days
+        self._stale_lock = threading.Lock()
+        self._stale_done = stale_days <= 0
+
+    def put(self, path: str, key: str, body: Body) -> None:
+        """`key` is the body, whole. `path` is for messages."""
+        self._abort_stale()
+        if body.size <= self._part_bytes:
+            with self._room:
+                self._put_whole(path, key, body)
+            return
+        upload = self._own_upload(path, key) or self._begin(path, key, body)
+        try:
+            parts, crc = self._send_parts(upload, body)
+            self._finish(upload, body, parts, crc)
+        except (SourceChanged, Corrupted):
+            self._abort(key, upload.id)
+            raise
+
+    def abort(self, prefix: str, *, below: bool = False) -> None:
+        """Give up the unfinished uploads of one key or, with `below`, of all keys that begin so."""
+        for item in self._unfinished(prefix):
+            if below or item["Key"] == prefix:
+                self._abort(item["Key"], item["UploadId"])
+
+    # -- in one request ----------------------------------------------------------------------------------------------
+
+    def _put_whole(self, path: str, key: str, body: Body) -> None:
+        data = b"".join(body.blocks())
+        md5 = hashlib.md5(data, usedforsecurity=False).digest()
+        sha256 = {"ChecksumSHA256": _base64(hashlib.sha256(data).digest())} if self._with_checksum else {}
+        with self._answers.translating("put", path):
+            self._client.put_object(
+                Bucket=self._bucket,
+                Key=key,
+                Body=data,
+                ContentMD5=_base64(md5),
+                Metadata=_metadata(body),
+                **sha256,
+                **self._extra,
+            )
+
+    # -- in parts ----------------------------------------------------------------------------------------------------
+
+    def _begin(self, path: str, key: str, body: Body) -> _Upload:
+        checksum = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"} if self._with_checksum else {}
+        with self._answers.translating("begin an upload of", path):
+            answer = self._client.create_multipart_upload(
+                Bucket=self._bucket, Key=key, Metadata=_metadata(body), **checksum, **self._extra
+            )
+        return _Upload(path, key, str(answer["UploadId"]), {})
+
+    def _own_upload(self, path: str, key: str) -> _Upload | None:
+        """The latest unfinished upload of `key` and the parts that the server has of it; others are given up."""
+        own = sorted((item for item in self._unfinished(key) if item["Key"] == key), key=_begun_at)
+        for older in own[:-1]:
+            self._abort(key, older["UploadId"])
+        if not own:
+            return None
+        upload = str(own[-1]["UploadId"])
+        try:
+            with self._answers.translating("look at the parts of", path):
+                pages = self._client.get_paginator("list_parts").paginate(Bucket=self._bucket, Key=key, UploadId=upload)
+                parts = {int(part["PartNumber"]): part for page in pages for part in page.get("Parts", ())}
+        except Unreachable as exc:
+            if isinstance(exc.__cause__, boto.ClientError) and code_of(exc.__cause__) == "NoSuchUpload":
+                return None
+            raise
+        return _Upload(path, key, upload, parts)
+
+    def _send_parts(self, upload: _Upload, body: Body) -> tuple[list[Mapping[str, Any]], int]:
+        """Every part of the body, in order, as the server has it now; and the CRC-32 of the whole."""
+        sending: dict[int, Future[Mapping[str, Any]]] = {}
+        done: dict[int, Mapping[str, Any]] = {}
+        crc = 0
+        try:
+            for part in self._parts(body):
+                crc = zlib.crc32(part.data, crc)
+                if _is_same(upload.parts.get(part.number), part):
+                    done[part.number] = upload.parts[part.number]
+                    self._room.release()
+                    continue
+                future = self._hands.submit(self._send_part, upload, part)
+                future.add_done_callback(lambda _: self._room.release())
+                sending[part.number] = future
+                for number in [number for number, other in sending.items() if other.done()]:
+                    done[number] = sending.pop(number).result()
+            done.update({number: future.result() for number, future in sending.items()})
+        finally:
+            for future in sending.values():
+                future.cancel()
+        return [_listed(number, done[number]) for number in sorted(done)], crc
+
+    def _parts(self, body: Body) -> Iterator[_Part]:
+        """The body cut into parts. Room is taken for each; whoever takes the part gives it back."""
+        size = max(self._part_bytes, -(-body.size // _MOST_PARTS))
+        blocks, number, rest = body.blocks(), 0, b""
+        while True:
+            self._room.acquire()
+            try:
+                buffer = bytearray(rest)
+                while len(buffer) < size and (block := next(blocks, b"")):
+                    buffer += block
+                rest = bytes(buffer[size:])
+                data = bytes(memoryview(buffer)[:size])
+                del buffer
+            except BaseException:
+                self._room.release()
+                raise
+            if not data:
+                self._room.release()
+                return
+            number += 1
+            yield _Part(number, data, hashlib.md5(data, usedforsecurity=False).digest(), zlib.crc32(data))
+
+    def _send_part(self, upload: _Upload, part: _Part) -> Mapping[str, Any]:
+        checksum = {"ChecksumCRC32": _crc(part.crc)} if self._with_checksum else {}
+        with self._answers.translating(f"put part {part.number} of", upload.path):
+            answer: Mapping[str, Any] = self._client.upload_part(
+                Bucket=self._bucket,
+                Key=upload.key,
+                UploadId=upload.id,
+                PartNumber=part.number,
+                Body=part.data,
+                ContentMD5=_base64(part.md5),
+                **checksum,
+            )
+        return answer
+
+    def _finish(self, upload: _Upload, body: Body, parts: list[Mapping[str, Any]], crc: int) -> None:
+        checksum = {"ChecksumCRC32": _crc(crc), "ChecksumType": "FULL_OBJECT"} if self._with_checksum else {}
+        try:
+            with self._answers.translating("finish", upload.path):
+                answer = self._client.complete_multipart_upload(
+                    Bucket=self._bucket,
+                    Key=upload.key,
+                    UploadId=upload.id,
+                    MultipartUpload={"Parts": parts},
+                    **checksum,
+                )
+        except Unreachable as exc:
+            # The answer to a first try may have been lost: then the upload is gone because it became the object.
+            if not isinstance(exc.__cause__, boto.ClientError) or code_of(exc.__cause__) != "NoSuchUpload":
+                raise
+            answer = {}
+        with self._answers.translating("look at", upload.path):
+            head = self._client.head_object(Bucket=self._bucket, Key=upload.key)
+        told = str(answer.get("ChecksumCRC32") or _crc(crc))
+        is_whole_crc = "-" not in told and answer.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
+        if int(head["ContentLength"]) != body.size or (is_whole_crc and self._with_checksum and told != _crc(crc)):
+            self._client.delete_object(Bucket=self._bucket, Key=upload.key)
+            raise Corrupted(
+                f"{shown(upload.path)} arrived with {head['ContentLength']:,} bytes and CRC-32 {told}, "
+                f"not {body.size:,} and {_crc(crc)}",
+                paths=[upload.path],
+            )
+
+    # -- what others left --------------------------------------------------------------------------------------------
+
+    def _abort_stale(self) -> None:
+        """Once per process: parts of uploads that nobody will finish cost money and are in no listing."""
+        with self._stale_lock:
+            if self._stale_done:
+                return
+            self._stale_done = True
+        before = datetime.now(UTC) - timedelta(days=self._stale_days)
+        # Some accounts may put but not list uploads: that is the bucket's life-cycle rule's work then.
+        with suppress(LadingError):
+            for item in self._unfinished(self._stale_prefix):
+                if _begun_at(item) < before:
+                    self._abort(item["Key"], item["UploadId"])
+
+    def _unfinished(self, prefix: str) -> list[Mapping[str, Any]]:
+        with self._answers.translating("list the unfinished uploads of", prefix):
+            try:
+                answer = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=prefix)
+            except boto.ClientError as exc:
+                if code_of(exc) == "NoSuchUpload":  # how rclone says that there are none
+                    return []
+                raise
+        return [item for item in answer.get("Uploads", ()) if str(item["Key"]).startswith(prefix)]
+
+    def _abort(self, key: str, upload: str) -> None:
+        with suppress(LadingError), self._answers.translating("give up the upload of", key):
+            self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload)
+
+
+def _is_same(there: Mapping[str, Any] | None, part: _Part) -> bool:
+    """Whether the server's part is ours. With a KMS key an ETag is no MD5: then the checksum, where it is kept, tells."""
+    if there is None or int(there.get("Size", -1)) != len(part.data):
+        return False
+    return str(there.get("ETag", "")).strip('"') == part.md5.hex() or there.get("ChecksumCRC32") == _crc(part.crc)
+
+
+def _listed(number: int, part: Mapping[str, Any]) -> Mapping[str, Any]:
+    checksum = {"ChecksumCRC32": part["ChecksumCRC32"]} if part.get("ChecksumCRC32") else {}
+    return {"PartNumber": number, "ETag": part["ETag"], **checksum}
+
+
+def _metadata(body: Body) -> Mapping[str, str]:
+    """Kept with the object, under the name that rclone uses: its time."""
+    return {"mtime": f"{body.mtime:.9f}"}
+
+
+def _begun_at(item: Mapping[str, Any]) -> datetime:
+    moment = item.get("Initiated")
+    if not isinstance(moment, datetime):
+        return datetime.now(UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _crc(value: int) -> str:
+    return _base64(value.to_bytes(4, "big"))
+
+
+def _base64(digest: bytes) -> str:
+    return base64.b64encode(digest).decode("ascii")
