@@ -4,6 +4,7 @@ For each file of a Fileset, as OMERO's Java importer does it: let the server wri
 on our side (so it is the same disk), put the file in its place, and let the server open, measure and hash what it sees there.
 """
 
+import hashlib
 import os
 import shutil
 import stat
@@ -15,6 +16,8 @@ from uuid import uuid4
 from lading.disk import open_strange
 from lading.errors import Corrupted, LadingError, Refused, TargetUnavailable
 from lading.manifest import Entry
+from omero_importer import uploads
+from omero_importer.hashes import ALGORITHMS
 from omero_importer.ice import Ice, grid, model, omero, rstring
 from omero_importer.in_place_rules import TEMPORARY, InPlaceSettings, why_not
 from omero_importer.session import Connection
@@ -48,8 +51,8 @@ class InPlace:
         comment.ns, comment.textValue = rstring(NS_TRANSFER), rstring(CLASSES[self._settings.transfer])
         fileset.linkAnnotation(comment)
 
-    def bring(self, process: "grid.ImportProcessPrx", index: int, entry: Entry) -> None:
-        """Put the file `entry` of the parcel where file `index` of the import belongs.
+    def bring(self, process: "grid.ImportProcessPrx", index: int, entry: Entry, algorithm: str) -> str:
+        """Put the file `entry` of the parcel where file `index` of the import belongs; its checksum by OMERO's `algorithm`.
 
         Raises Refused (not the same disk, or the server cannot read what we put there), Corrupted (the parcel's file is not what
         the manifest says), TargetUnavailable (our side of the disk), and as Ice does.
@@ -60,6 +63,7 @@ class InPlace:
         with _disk_errors(f"putting {entry.path} in place ({self._settings.transfer})"):
             self._put(source, target)
         self._seen_by_server(process, index, entry, target)
+        return uploads.checksum_known(entry, algorithm) or _hashed(source, entry, algorithm)
 
     def _proven(self, process: "grid.ImportProcessPrx", index: int, entry: Entry) -> Path:
         """Where the file belongs on our side: the server's token was there, and is removed."""
@@ -135,6 +139,18 @@ class InPlace:
             safe=_SAFE,
             next_command='mend it, or set import.in_place.transfer = "upload"',
         )
+
+
+def _hashed(source: Path, entry: Entry, algorithm: str) -> str:
+    """OMERO's checksum of a file that the manifest knows by others only."""
+    hasher, witness = ALGORITHMS[algorithm](), hashlib.sha256()
+    with _disk_errors(f"reading {entry.path}"), open_strange(source) as file:
+        while block := file.read(1 << 20):
+            hasher.update(block)
+            witness.update(block)
+    if witness.hexdigest() != entry.sha256:
+        raise _changed(entry)
+    return hasher.hexdigest()
 
 
 def _demand_unchanged(source: Path, entry: Entry) -> None:

@@ -95,7 +95,8 @@ class RouteSettings:
     `blank_digest`: what to do where OMERO shows no checksum: "unverified", or "download" the file and compare.
     `stats`, `thumbnails`: let the server read every pixel for minima and maxima, and draw previews, during the import.
     `annotate`: what carries the delivery's key-values, of "dataset" and "images". `tags`: templates.
-    `files`: which files form filesets; `in_place`: how they get to the server (see there). `uploads`: files under way at once. `block_kb`: bytes per message.
+    `files`: which files form filesets; `in_place`: how they get to the server (see there).
+    `uploads`: files under way at once. `block_kb`: bytes per message.
     """
 
     project: str = "{project}"

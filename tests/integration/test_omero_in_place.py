@@ -1,6 +1,5 @@
 """In-place imports against the stand-in: the bytes are on its disk and were never sent, and every reason to refuse."""
 
-import hashlib
 import os
 import tempfile
 import time
@@ -11,10 +10,13 @@ import pytest
 
 pytest.importorskip("omero")
 
+from lading.delivery import Outcome
 from lading.errors import ConfigError, Corrupted, LadingError, Refused
 from lading.manifest import Entry
 from lading.sandbox.omero import Accounts, SandboxOmero, User
 from lading.testing import real_images
+from lading.testing.importer_suite import carry_out
+from lading.testing.omero_world import OmeroWorld, running_omero
 from lading.testing.parcels import parcel_at
 from omero_importer.ice import grid, model, rbool, rstring
 from omero_importer.in_place import CLASSES, NS_TRANSFER, InPlace
@@ -32,10 +34,14 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxOmero]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def facility(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxOmero]:
+    with running_omero(tmp_path_factory.mktemp("facility")) as running:
+        yield running
+
+
 @pytest.fixture
 def connection(sandbox: SandboxOmero, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
-    monkeypatch.setenv("OMERO_USER", "carol")
-    monkeypatch.setenv("OMERO_PASSWORD", PASSWORD)
     monkeypatch.setenv("LADING_OMERO_USER", "carol")
     monkeypatch.setenv("LADING_OMERO_PASSWORD", PASSWORD)
     settings, _ = repository_settings({"host": sandbox.host, "port": sandbox.tcp_port, "plain": "loopback"})
@@ -85,10 +91,6 @@ def stored_path(process: "grid.ImportProcessPrx", connection: Connection, reposi
     return repository.joinpath(*f"{file.path.val}/{file.name.val}".strip("/").split("/"))
 
 
-def sha1(path: Path) -> str:
-    return hashlib.sha1(path.read_bytes()).hexdigest()
-
-
 @pytest.mark.parametrize("how", sorted(CLASSES))
 def test_files_are_on_the_servers_disk_and_become_an_image(
     connection: Connection, sandbox: SandboxOmero, repository: Path, data: Path, how: str
@@ -99,9 +101,9 @@ def test_files_are_on_the_servers_disk_and_become_an_image(
     ours.demand(temporary=())
     process = begin(connection, ours, [name])
 
-    ours.bring(process, 0, entry)
+    checksum = ours.bring(process, 0, entry, "SHA1-160")
     stored = stored_path(process, connection, repository)
-    handle = process.verifyUpload([sha1(data / name)])
+    handle = process.verifyUpload([checksum])
     deadline = time.monotonic() + 120
     while handle.getResponse() is None:
         assert time.monotonic() < deadline
@@ -130,8 +132,8 @@ def test_a_file_as_long_as_the_token_is_hashed_all_the_same(
     ours = InPlace(settings("ln_s", repository, data), connection, data)
     process = begin(connection, ours, ["x.tif"])
 
-    ours.bring(process, 0, entry)
-    handle = process.verifyUpload([sha1(data / "x.tif")])
+    checksum = ours.bring(process, 0, entry, "SHA1-160")
+    handle = process.verifyUpload([checksum])
 
     handle.close()
     process.close()
@@ -145,7 +147,7 @@ def test_another_disk_is_noticed_and_nothing_is_left_on_it(connection: Connectio
     process = begin(connection, ours, ["overview.png"])
 
     with pytest.raises(Refused, match="another disk"):
-        ours.bring(process, 0, entries(data)[0])
+        ours.bring(process, 0, entries(data)[0], "SHA1-160")
 
     assert list(other.iterdir()) == []
     process.close()
@@ -161,7 +163,7 @@ def test_a_server_that_names_a_place_elsewhere_is_refused(connection: Connection
     connection.updates.saveObject(file)
 
     with pytest.raises(Refused, match="outside its repository"):
-        ours.bring(process, 0, entries(data)[0])
+        ours.bring(process, 0, entries(data)[0], "SHA1-160")
 
     process.close()
 
@@ -175,7 +177,7 @@ def test_a_file_that_changed_in_the_inbox_is_not_linked(connection: Connection, 
     (data / "overview.png").symlink_to("/etc/passwd")
 
     with pytest.raises(Corrupted, match=r"overview\.png"):
-        ours.bring(process, 0, entry)
+        ours.bring(process, 0, entry, "SHA1-160")
 
     process.close()
 
@@ -198,7 +200,7 @@ def test_what_the_server_cannot_see_is_refused_and_undone(
     where = stored_path(process, connection, repository)
 
     with pytest.raises(Refused, match="the server"):
-        ours.bring(process, 0, entry)
+        ours.bring(process, 0, entry, "SHA1-160")
 
     assert not os.path.lexists(where)
     process.close()
@@ -244,3 +246,20 @@ def test_no_reason_is_a_foreign_exception(connection: Connection, repository: Pa
 
     with pytest.raises(LadingError, match="mounted here"):
         ours.demand()
+
+
+@pytest.mark.parametrize("how", ["cp", "ln"])
+def test_the_importer_brings_a_parcel_in_place_and_proves_it(facility: SandboxOmero, tmp_path: Path, how: str) -> None:
+    repository = facility.root / "data" / "ManagedRepository"
+    world = OmeroWorld(facility, tmp_path, route={"in_place": {"transfer": how, "repository": str(repository)}})
+    parcel, importer = world.parcel(images=3, companions=["notes.txt"]), world.importer()
+
+    record = carry_out(importer, parcel)
+    outcomes = list(importer.verify(parcel, record))
+
+    assert {outcome.outcome for outcome in outcomes} == {Outcome.VERIFIED}
+    assert len(outcomes) == 4
+    stored = world.stored(parcel)
+    linked = [stored[path].samefile(parcel.root / path) for path in stored if path.endswith(".tif")]
+    assert linked == [how == "ln"] * 3
+    world.close()
