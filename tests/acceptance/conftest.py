@@ -8,6 +8,7 @@ from typing import Protocol
 import pytest
 
 from lading.testing.facility import Facility, facility
+from lading.testing.mailserver import MailServer, mail_server
 
 
 class MakeSite(Protocol):
@@ -23,6 +24,13 @@ def make_site(tmp_path: Path) -> Iterator[MakeSite]:
             return stack.enter_context(facility(tmp_path / "site", project=project, **parts))
 
         yield make
+
+
+@pytest.fixture
+def mail() -> Iterator[MailServer]:
+    """A real mail server on loopback; `make_site(more=mail_tables(mail.port))` makes a facility use it."""
+    with mail_server() as server:
+        yield server
 
 
 @pytest.fixture
