@@ -57,6 +57,11 @@ class BioFormats:
             return None
         return None if answer is None else int(answer)
 
+    @property
+    def pid(self) -> int:
+        """The process of the JVM; 0 when none runs."""
+        return self._worker.pid if self._worker else 0
+
     def close(self) -> None:
         """End the JVM."""
         with self._lock:
@@ -93,6 +98,10 @@ class _Worker:
         self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True, name="bioformats").start()
         self._next(START_S)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def ask(self, question: Mapping[str, object], timeout: float) -> Mapping[str, Any]:
         assert self._process.stdin is not None
