@@ -7,12 +7,14 @@ What is here is noted in the ledger with the digests of the bytes that were writ
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 from lading.errors import AccessDenied, Corrupted, LadingError, SourceChanged, Unreachable
 from lading.ports import Progress
+from transport.bodies import Folder
 from transport.crew import Crew
 from transport.fetch_ledger import Ledger, Row
-from transport.foreign import TARGET, shown, translating
+from transport.foreign import SOURCE, TARGET, shown, translating
 from transport.landing import Arriving, Landing
 from transport.pacing import Pace
 from transport.remote import BLOCK, RemotePlace
@@ -170,6 +172,38 @@ class Bringing:
 
     def _remote(self, row: Row) -> str:
         return f"{self._folder}/{row.path}" if self._folder else row.path
+
+
+def hash_here(root: Path, ledger: Ledger, delivery: str, algorithms: Iterable[str]) -> None:
+    """Note the digests of files that another program has brought below `root`.
+
+    Raises SourceChanged when one is not there, or not of the listed size.
+    """
+    names = ("sha256", *(name for name in algorithms if name != "sha256"))
+    below = Folder(root)
+    try:
+        for rows in _batches(ledger.files(delivery, missing=True)):
+            ledger.arrived(delivery, [(row.path, _hashed(below, row, names)) for row in rows])
+    finally:
+        below.close()
+
+
+def _hashed(below: Folder, row: Row, names: Iterable[str]) -> Mapping[str, str]:
+    wanted = {name: hashlib.new(name, usedforsecurity=False) for name in names}
+    size = 0
+    with (
+        translating(f"cannot read what is here of {shown(row.path)}", SOURCE),
+        open(below.open(row.path), "rb") as file,
+    ):
+        while block := file.read(BLOCK):
+            size += len(block)
+            for digest in wanted.values():
+                digest.update(block)
+    if size != row.size:
+        raise SourceChanged(
+            f"{shown(row.path)} changed while it was fetched: {size:,} bytes came, {row.size:,} were listed"
+        )
+    return {name: digest.hexdigest() for name, digest in wanted.items()}
 
 
 def _which(row: Row) -> str:

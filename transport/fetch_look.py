@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -11,7 +11,8 @@ from lading.findings import Finding, Severity, error, warning
 from lading.glance import is_unfinished
 from lading.listing.names import NameLimits, name_findings, printable
 from lading.manifest import Filtered
-from transport.remote import RemoteFile, RemoteFiles
+from transport.remote import ListsTrees, RemoteFile, RemoteFiles
+from transport.stalling import Watched
 
 _MAX_NAMED = 50
 _MAX_DEPTH = 64
@@ -125,6 +126,10 @@ def walked(files: RemoteFiles, folder: str) -> Iterator[RemoteFile]:
 
     Raises HostileName; what the connection raises.
     """
+    inner_files = files.inner if isinstance(files, Watched) else files
+    if isinstance(inner_files, ListsTrees):
+        yield from _whole_tree(inner_files, folder)
+        return
     waiting = [folder]
     prefix = f"{folder}/" if folder else ""
     while waiting:
@@ -137,6 +142,37 @@ def walked(files: RemoteFiles, folder: str) -> Iterator[RemoteFile]:
                     raise HostileName(f"{printable(found.path[:200])} lies deeper than {_MAX_DEPTH} folders")
                 waiting.append(found.path)
             yield replace(found, path=relative)
+
+
+def _whole_tree(files: ListsTrees, folder: str) -> Iterator[RemoteFile]:
+    prefix = f"{folder}/" if folder else ""
+    for found in files.tree(folder):
+        _refuse_hostile_path(prefix, found.path)
+        yield replace(found, path=found.path.removeprefix(prefix))
+
+
+def folders_at(files: RemoteFiles, depth: int, fits: Callable[[str], bool]) -> list[str]:
+    """The folders `depth` levels down, on a way of which every step `fits`; hidden ones are not looked into. Sorted."""
+    inner_files = files.inner if isinstance(files, Watched) else files
+    if isinstance(inner_files, ListsTrees):
+        found = (file.path for file in _limited(inner_files, depth) if file.folder)
+        return sorted(path for path in found if path.count("/") == depth - 1 and _may_lead(path, fits))
+    level = [""]
+    for _ in range(depth):
+        level = [inner for folder in level for inner in folders_in(files, folder) if fits(inner)]
+    return sorted(level)
+
+
+def _may_lead(path: str, fits: Callable[[str], bool]) -> bool:
+    parts = path.split("/")
+    steps = ("/".join(parts[: n + 1]) for n in range(len(parts)))
+    return not any(part.startswith(".") for part in parts) and all(fits(step) for step in steps)
+
+
+def _limited(files: ListsTrees, depth: int) -> Iterator[RemoteFile]:
+    for found in files.tree("", depth):
+        _refuse_hostile_path("", found.path)
+        yield found
 
 
 def folders_in(files: RemoteFiles, folder: str) -> Iterator[str]:
@@ -154,6 +190,14 @@ class HostileName(ValueError):
 def refused(exc: HostileName) -> Finding:
     """The finding for it."""
     return error("remote-name-hostile", str(exc), hint="look at the server: no file system has such names")
+
+
+def _refuse_hostile_path(prefix: str, path: str) -> None:
+    parts = path.removeprefix(prefix).split("/")
+    if not path.startswith(prefix) or {"", ".", ".."} & set(parts) or "\0" in path:
+        raise HostileName(f"the server lists {printable(path[:200])!r} below {printable(prefix[:200])!r}")
+    if len(parts) > _MAX_DEPTH:
+        raise HostileName(f"{printable(path[:200])} lies deeper than {_MAX_DEPTH} folders")
 
 
 def _refuse_hostile(folder: str, path: str) -> None:

@@ -55,26 +55,23 @@ class WaypointRound:
                 yield name
 
     def _one(self, name: str, max_list_bytes: int) -> Remembered | None:
+        """The delivery in the slot `name` after this round; None when there is none, or not yet."""
         try:
             delivery = delivery_id(name)
         except ValueError:
             return None  # no agent makes such a folder
+        known = self._ledger.get(name) or Remembered(name, delivery=name, first_seen=self._clock())
         try:
             seal = small_file(self._files, f"{Slot(delivery).path}/{SEAL_NAME}", MAX_SEAL_BYTES)
-        except Corrupted as exc:
-            return self._held(Remembered(name, delivery=name, first_seen=self._clock()), exc)
-        if seal is None:
-            return None
-        digest = hashlib.sha256(seal).hexdigest()
-        known = self._ledger.get(name) or Remembered(name, delivery=name, first_seen=self._clock())
-        given_back = known.state is Progressing.FETCHED and self._was_given_back(delivery)
-        if known.fingerprint == digest and not given_back and known.state in (Progressing.FETCHED, Progressing.HELD):
-            return known
-        known = changed(known, fingerprint=digest, state=Progressing.FETCHING, findings=(), note="being fetched")
-        try:
-            return self._brought(self._ledger.put(known), delivery, seal, max_list_bytes)
+            if seal is None:
+                return None
+            digest = hashlib.sha256(seal).hexdigest()
+            if known.fingerprint == digest and self._is_settled(known, delivery):
+                return known
+            known = changed(known, fingerprint=digest, state=Progressing.FETCHING, findings=(), note="being fetched")
+            known = self._brought(self._ledger.put(known), delivery, seal, max_list_bytes)
         except HostileName as exc:
-            return self._ledger.put(changed(known, state=Progressing.HELD, findings=(refused(exc),), note=str(exc)))
+            known = changed(known, state=Progressing.HELD, findings=(refused(exc),), note=str(exc))
         except SourceChanged as exc:  # gone, or not of the listed size
             return self._held(known, Corrupted(exc.message, paths=[name]))
         except (Rejected, Corrupted) as exc:
@@ -82,7 +79,14 @@ class WaypointRound:
         except (Unreachable, EngineError):
             raise
         except LadingError as exc:
-            return self._ledger.put(changed(known, note=exc.message))
+            known = changed(known, note=exc.message)
+        return self._ledger.put(known)
+
+    def _is_settled(self, known: Remembered, delivery: DeliveryId) -> bool:
+        """Whether that seal was dealt with."""
+        if known.state is Progressing.FETCHED:
+            return not self._was_given_back(delivery)
+        return known.state is Progressing.HELD
 
     def _held(self, known: Remembered, exc: Rejected | Corrupted) -> Remembered:
         """Something is wrong with what the sender sealed. A damaged file is the sender's to carry again."""

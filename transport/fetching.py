@@ -31,15 +31,15 @@ from lading.seal import MAX_SEAL_BYTES, is_sealed, label_findings, seal
 from lading.staging import sentinel
 from lading.template import Template
 from transport.bodies import SmallBody
-from transport.fetch_files import PROVEN, Bringing
+from transport.fetch_files import PROVEN, Bringing, hash_here
 from transport.fetch_ledger import Ledger, Progressing, Remembered, Row, changed
-from transport.fetch_look import Choice, HostileName, Look, chosen, folders_in, left_out, look_at, refused, walked
-from transport.foreign import TARGET, translating
+from transport.fetch_look import Choice, HostileName, Look, chosen, folders_at, left_out, look_at, refused, walked
+from transport.foreign import TARGET, shown, translating
 from transport.landing import Landing
 from transport.naming import refuse_names
 from transport.pacing import Pace, Unpaced
 from transport.placing import small_file
-from transport.remote import RemotePlace
+from transport.remote import CopiesTrees, RemotePlace
 from transport.stalling import Watch, Watched
 
 DAY_S = 86400.0
@@ -224,20 +224,14 @@ class _ForeignRound:
                     f"{only} is not a session folder of {self._setting.place.name}: it must look like {self._config.template}"
                 )
             return [only]
-        level = [""]
-        for _ in self._template.levels:
-            level = [inner for folder in level for inner in self._folders_in(folder)]
-        return sorted(level)
+        try:
+            return folders_at(self._files, len(self._template.levels), self._template.fits)
+        except HostileName as exc:
+            raise Rejected(str(exc), findings=[refused(exc)]) from exc
 
     def look(self, path: str) -> Look:
         """What is in a session now."""
         return look_at(walked(self._files, path), self._choice, self._config.marker)
-
-    def _folders_in(self, folder: str) -> list[str]:
-        try:
-            return [path for path in folders_in(self._files, folder) if self._template.fits(path)]
-        except HostileName as exc:
-            raise Rejected(str(exc), findings=[refused(exc)]) from exc
 
     def _one(self, path: str, progress: Progress) -> Remembered:
         now = self._clock()
@@ -320,23 +314,12 @@ class _ForeignRound:
         setting = self._setting
         if not self._is_sealed(delivery):
             self._ledger.list_files(delivery, chosen(walked(self._files, known.path), self._choice))
-            refuse_names(
-                (_entry(row, 0) for row in self._ledger.files(delivery)), manifest.NameLimits.POSIX, "the inbox"
-            )
+            refuse_names((_entry(row) for row in self._ledger.files(delivery)), manifest.NameLimits.POSIX, "the inbox")
             slot = setting.inbox.reserve(delivery, look.bytes)
             with translating(f"cannot open {slot}", TARGET):
                 landing = Landing(slot / "data")
             with landing:
-                Bringing(
-                    setting.place,
-                    known.path,
-                    landing,
-                    self._ledger,
-                    delivery,
-                    algorithms=setting.algorithms,
-                    pace=setting.pace,
-                    progress=progress,
-                ).bring()
+                self._bring_files(known.path, delivery, landing, slot, progress)
                 if self.look(known.path).fingerprint != look.fingerprint:
                     raise SourceChanged(f"{known.path} changed while it was fetched")
                 with translating(f"cannot finish {slot}", TARGET):
@@ -346,20 +329,37 @@ class _ForeignRound:
         self._ledger.drop_files(delivery)
         return self._ledger.put(changed(known, state=Progressing.FETCHED, note=""))
 
+    def _bring_files(self, folder: str, delivery: DeliveryId, landing: Landing, slot: Path, progress: Progress) -> None:
+        setting = self._setting
+        if isinstance(setting.place, CopiesTrees):
+            missing = (row.path for row in self._ledger.files(delivery, missing=True))
+            setting.place.copy_tree(folder, missing, slot / "data", setting.pace, progress)
+            hash_here(slot / "data", self._ledger, delivery, setting.algorithms)
+            return
+        Bringing(
+            setting.place,
+            folder,
+            landing,
+            self._ledger,
+            delivery,
+            algorithms=setting.algorithms,
+            pace=setting.pace,
+            progress=progress,
+        ).bring()
+
     def _is_sealed(self, delivery: DeliveryId) -> bool:
         """Whether we were cut off after the seal and before the note."""
         with translating(f"cannot look at {delivery}", TARGET):
             return is_sealed(self._setting.inbox.root / Slot(delivery).path)
 
     def _seal(self, known: Remembered, delivery: DeliveryId, slot: Path) -> None:
-        now_ns = int(self._clock() * 1e9)
         unproven = 0
 
         def entries() -> Iterator[Entry]:
             nonlocal unproven
             for row in self._ledger.files(delivery):
                 unproven += not row.digests.get(PROVEN)
-                yield _entry(row, now_ns, slot / "data")
+                yield _entry(row, slot / "data")
 
         listed = manifest.write(
             slot,
@@ -400,13 +400,11 @@ def _sentinel_json(made: sentinel.Sentinel) -> bytes:
     )
 
 
-def _entry(row: Row, now_ns: int, root: Path | None = None) -> Entry:
-    """A line of the manifest. A server that keeps no times leaves the time of arrival."""
-    mtime_ns = now_ns
-    if row.mtime is not None:
-        mtime_ns = int(row.mtime * 1e9)
-    elif root is not None:
-        with translating(f"cannot look at {row.path}", TARGET):
+def _entry(row: Row, root: Path | None = None) -> Entry:
+    """A line of the manifest. The time is that of the file here, which has the source's where that keeps times."""
+    mtime_ns = 0
+    if root is not None:
+        with translating(f"cannot look at {shown(row.path)}", TARGET):
             mtime_ns = (root / row.path).lstat().st_mtime_ns
     digests = {name: digest for name, digest in row.digests.items() if name != PROVEN}
     return Entry(row.path, row.size, mtime_ns, digests or {"sha256": ""})

@@ -7,9 +7,12 @@ file only says how its server lists, reads, writes and renames. Paths are relati
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, Self, runtime_checkable
 
 from lading.manifest import NameLimits
+from lading.ports import Progress
+from transport.pacing import Pace
 
 BLOCK = 1 << 20
 PART_PREFIX = ".in."
@@ -164,6 +167,25 @@ class ConfiguredPlace(RemotePlace, Protocol):
     @classmethod
     def from_settings(cls, settings: Mapping[str, object]) -> Self:
         """Made from a transport or fetch table. Raises ConfigError."""
+
+
+@runtime_checkable
+class ListsTrees(Protocol):
+    """A connection that lists a whole tree at once. Optional."""
+
+    def tree(self, folder: str, depth: int | None = None) -> Iterator[RemoteFile]:
+        """Everything below `folder` (down to `depth` levels), streamed; nothing when there is no such folder."""
+
+
+@runtime_checkable
+class CopiesTrees(Protocol):
+    """A place whose own program copies a whole tree, and compares what it copied with the source. Optional, for fetching."""
+
+    def copy_tree(self, folder: str, paths: Iterable[str], into: Path, pace: Pace, progress: Progress) -> None:
+        """Bring `paths` (relative to the remote `folder`) below the folder `into`, with their times. May be called again.
+
+        Raises Unreachable, SourceChanged, AccessDenied, OutOfSpace.
+        """
 
 
 @runtime_checkable

@@ -24,6 +24,7 @@ from transport.foreign import TARGET, shown, translating
 from transport.landing import Landing
 from transport.pacing import Pace, Unpaced
 from transport.rsync_places import RsyncConfig, place_of
+from transport.rsync_pull import RsyncSource
 from transport.rsync_run import Ended, Rsync, bytes_done, unescaped
 
 PARTIAL = ".rsync-partial"
@@ -43,6 +44,8 @@ _NAMES = {"posix": NameLimits.POSIX, "windows": NameLimits.WINDOWS, "smb": NameL
 
 class RsyncTransport:
     """A transport by rsync. One object may carry several deliveries at a time. `state`: a folder for passing files."""
+
+    place_type = RsyncSource
 
     def __init__(self, config: RsyncConfig, *, state: Path, pace: Pace | None = None) -> None:
         self._place = place_of(config)

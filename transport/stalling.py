@@ -90,6 +90,11 @@ class Watched:
         """Whether small files go together."""
         return isinstance(self._files, PlacesMany)
 
+    @property
+    def inner(self) -> RemoteFiles:
+        """The connection itself: for what only some can do."""
+        return self._files
+
     def look(self, path: str) -> RemoteFile | None:
         """See the role."""
         with _Call(self):

@@ -24,6 +24,9 @@ from lading.testing.servers import missing_for_sshd, sshd
 pytest.importorskip("asyncssh", reason="asyncssh is not installed (extra: sftp)")
 from transport.fetch_ledger import Progressing
 from transport.fetching import DAY_S, FetchConfig, Fetcher, Fetching
+from transport.remote import RemotePlace
+from transport.rsync_places import RsyncConfig
+from transport.rsync_pull import RsyncSource
 from transport.sftp import SftpConfig, SftpPlace
 
 pytestmark = pytest.mark.skipif(bool(missing_for_sshd()), reason=missing_for_sshd())
@@ -53,9 +56,21 @@ class Scene:
         self.state = folder / "state"
         self.state.mkdir()
         self.clock = Clock()
+        self.kind = "sftp"
 
-    def place(self, port: int = 0, **changes: object) -> SftpPlace:
+    def place(self, port: int = 0, **changes: object) -> RemotePlace:
         port = port or self.server.port
+        if self.kind == "rsync":
+            return RsyncSource(RsyncConfig(target=str(self.remote)))
+        if self.kind == "rsync over ssh":
+            return RsyncSource(
+                RsyncConfig(
+                    target=f"{self.server.user}@127.0.0.1:{self.remote}",
+                    port=port,
+                    identity=self.server.identity,
+                    known_hosts=self.server.trusting(port, self.folder),
+                )
+            )
         return SftpPlace(
             SftpConfig(
                 target=f"{self.server.user}@127.0.0.1:{self.remote}",
@@ -66,7 +81,7 @@ class Scene:
             )
         )
 
-    def fetcher(self, place: SftpPlace | None = None, **config: object) -> Fetcher:
+    def fetcher(self, place: RemotePlace | None = None, **config: object) -> Fetcher:
         config = {"quiet": 60.0} | config
         setting = Fetching(
             "partner",
@@ -94,7 +109,16 @@ def scene(tmp_path):
         yield Scene(tmp_path, server)
 
 
-def test_a_remote_folder_becomes_a_delivery_after_two_quiet_looks(scene):
+@pytest.fixture(params=["sftp", "rsync"])
+def any_scene(request, scene):
+    if request.param == "rsync" and not shutil.which("rsync"):
+        pytest.skip("rsync is not installed (Debian: rsync)")
+    scene.kind = request.param
+    return scene
+
+
+def test_a_remote_folder_becomes_a_delivery_after_two_quiet_looks(any_scene):
+    scene = any_scene
     source = trees.plain_tree(scene.remote / SESSION)
     fetcher = scene.fetcher()
 
@@ -128,7 +152,21 @@ def test_what_was_fetched_is_not_fetched_again(scene):
     assert len(list(scene.inbox.arrivals())) == 1
 
 
-def test_a_growing_folder_is_waited_for(scene):
+@pytest.mark.skipif(not shutil.which("rsync"), reason="rsync is not installed (Debian: rsync)")
+def test_rsync_fetches_over_ssh(scene):
+    source = trees.plain_tree(scene.remote / SESSION)
+    trees.write(source, {"odd\nname ü.dcm": b"odd", ".hidden/-x": b"dash"})
+    scene.kind = "rsync over ssh"
+
+    (found,) = scene.settled(scene.fetcher())
+
+    assert found.state is Progressing.FETCHED
+    (parcel,) = scene.accepted()
+    assert trees.look(parcel.root) == trees.look(source)
+
+
+def test_a_growing_folder_is_waited_for(any_scene):
+    scene = any_scene
     source = trees.plain_tree(scene.remote / SESSION)
     fetcher = scene.fetcher()
     fetcher.round()
@@ -145,7 +183,8 @@ def test_a_growing_folder_is_waited_for(scene):
     assert trees.look(scene.accepted()[0].root) == trees.look(source)
 
 
-def test_conflict_copies_and_empty_files_stay_with_a_finding_and_the_rest_is_fetched(scene):
+def test_conflict_copies_and_empty_files_stay_with_a_finding_and_the_rest_is_fetched(any_scene):
+    scene = any_scene
     source = trees.plain_tree(scene.remote / SESSION)
     whole = trees.look(source)
     trees.write(
@@ -184,7 +223,8 @@ def test_an_unfinished_copy_is_waited_for(scene):
     assert "big.tif.part" in found.note
 
 
-def test_a_link_at_the_source_is_not_followed(scene):
+def test_a_link_at_the_source_is_not_followed(any_scene):
+    scene = any_scene
     source = trees.plain_tree(scene.remote / SESSION)
     secret = trees.write(scene.folder / "outside", {"secret": b"precious"})
     (source / "link").symlink_to(secret / "secret")
@@ -198,7 +238,8 @@ def test_a_link_at_the_source_is_not_followed(scene):
     assert {f.code for f in found.findings} == {"link-left"}
 
 
-def test_only_one_folder_is_fetched_when_asked(scene):
+def test_only_one_folder_is_fetched_when_asked(any_scene):
+    scene = any_scene
     trees.plain_tree(scene.remote / SESSION)
     trees.plain_tree(scene.remote / "PROJ/sub-002/MR1")
     fetcher = scene.fetcher(quiet=0.0)
@@ -255,7 +296,8 @@ def test_a_cut_in_a_big_file_is_gone_on_with_inside_the_file(scene):
     assert trees.look(scene.accepted()[0].root) == trees.look(source)
 
 
-def test_a_delivery_that_arrived_damaged_is_fetched_again(scene):
+def test_a_delivery_that_arrived_damaged_is_fetched_again(any_scene):
+    scene = any_scene
     source = trees.plain_tree(scene.remote / SESSION)
     fetcher = scene.fetcher()
     (found,) = scene.settled(fetcher)
@@ -282,7 +324,8 @@ def test_a_change_after_the_fetch_is_told(scene):
     assert "changed-after-fetch" in {f.code for f in found.findings}
 
 
-def test_what_vanishes_before_it_was_fetched_is_told(scene):
+def test_what_vanishes_before_it_was_fetched_is_told(any_scene):
+    scene = any_scene
     source = trees.plain_tree(scene.remote / SESSION)
     fetcher = scene.fetcher()
     fetcher.round()

@@ -1,0 +1,187 @@
+"""Pull with rsync: one listing for a session, one rsync for its files; it compares each file with its source itself."""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn, Self
+
+from lading.config import structure
+from lading.errors import ConfigError, SourceChanged, Unreachable
+from lading.manifest import NameLimits
+from lading.ports import Progress, Settings
+from transport.pacing import Pace
+from transport.remote import Body, RemoteFile, RemoteTraits
+from transport.rsync_places import RsyncConfig, place_of
+from transport.rsync_run import Ended, Rsync, bytes_done, unescaped
+
+_LISTED = re.compile(rb"(.)\S{9}\s+([0-9.,]+) ([0-9/]{10} [0-9:]{8}) (.*)")
+_MISSING = re.compile(r"No such file or directory \(2\)|rrsync error: .*No such file or directory")
+_MISSING_CODES = (3, 11, 12, 23)
+_PARTIAL = ".rsync-partial"
+
+
+class RsyncSource:
+    """A folder that rsync reaches, to be read only; fills the roles RemotePlace and CopiesTrees."""
+
+    def __init__(self, config: RsyncConfig) -> None:
+        self._config, self._place = config, place_of(config)
+        self._rsync = Rsync(config.program, environment=self._place.environment)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Made from a fetch table. Raises ConfigError."""
+        return cls(structure(settings, RsyncConfig, where="fetch"))
+
+    @property
+    def name(self) -> str:
+        """The target."""
+        return self._config.target
+
+    @property
+    def traits(self) -> RemoteTraits:
+        """rsync has time-outs of its own."""
+        return RemoteTraits(resumes=True, renames=False, names=NameLimits.POSIX, stall_s=None)
+
+    @property
+    def streams(self) -> int:
+        """One rsync at a time."""
+        return 1
+
+    def connect(self) -> "RsyncListing":
+        """See the role. Every question is a connection of its own, so nothing is opened here."""
+        return RsyncListing(self)
+
+    def copy_tree(self, folder: str, paths: Iterable[str], into: Path, pace: Pace, progress: Progress) -> None:
+        """See transport.remote.CopiesTrees."""
+        names = list(paths) if pace.rate() is not None else paths  # a change of pace starts rsync anew
+        while True:
+            before = 0
+
+            def on_line(line: bytes) -> None:
+                nonlocal before
+                now = bytes_done(line)
+                if now is not None and now > before:
+                    progress.advance(bytes=now - before)
+                    before = now
+
+            pace.spend(0)
+            ended = self._rsync.run(
+                [
+                    *("--times", "--omit-dir-times", "--perms", "--chmod=D2770,F0660", f"--partial-dir={_PARTIAL}"),
+                    *("--files-from=-", "--from0", "--info=progress2", *self._common()),
+                    self._place.address(f"{folder}/"),
+                    "./",
+                ],
+                cwd=into,
+                names=names,
+                on_line=on_line,
+                pace=pace,
+            )
+            if not ended.stopped:
+                break
+        if ended.code in (23, 24) and _MISSING.search(ended.stderr):
+            raise SourceChanged(f"files of {folder} of {self.name} vanished while they were fetched")
+        if ended.code:
+            raise ended.error(f"cannot fetch {folder} from {self.name}")
+
+    def listing(self, path: str, *how: str) -> Iterator[tuple[str, RemoteFile]]:
+        """What rsync lists for `path`: names as it prints them, relative to it. Spooled to the disk: memory stays flat."""
+        with tempfile.TemporaryFile(prefix="lading-listing-") as spool:
+
+            def on_line(line: bytes) -> None:
+                spool.write(line + b"\n")
+
+            ended = self._list(path, how, on_line)
+            if ended.code:
+                if ended.code in _MISSING_CODES and _MISSING.search(ended.stderr):
+                    return
+                raise ended.error(f"cannot list {path or 'the folder'} of {self.name}")
+            spool.seek(0)
+            for line in spool:
+                match = _LISTED.fullmatch(line.rstrip(b"\n"))
+                if match:
+                    yield unescaped(match[4]), _described(match)
+
+    def _list(self, path: str, how: Iterable[str], on_line: Callable[[bytes], None]) -> Ended:
+        return self._rsync.run(
+            ["--list-only", "--no-h", *how, *self._common(), self._place.address(path)],
+            cwd=Path(tempfile.gettempdir()),
+            on_line=on_line,
+        )
+
+    def _common(self) -> list[str]:
+        return ["--outbuf=L", f"--timeout={self._config.timeout}", *self._place.options()]
+
+
+class RsyncListing:
+    """Fills the role RemoteFiles as far as fetching foreign folders needs it, and ListsTrees."""
+
+    def __init__(self, source: RsyncSource) -> None:
+        self._source = source
+
+    def look(self, path: str) -> RemoteFile | None:
+        """See the role."""
+        for _, found in self._source.listing(path, "--dirs"):
+            return RemoteFile(path, found.size, found.mtime, found.folder)
+        return None
+
+    def listed(self, folder: str) -> Iterator[RemoteFile]:
+        """See the role."""
+        return self._below(folder, "--dirs")
+
+    def tree(self, folder: str, depth: int | None = None) -> Iterator[RemoteFile]:
+        """See transport.remote.ListsTrees."""
+        return self._below(folder, "--recursive", *([f"--exclude={'/*' * (depth + 1)}"] if depth else []))
+
+    def digests(self, path: str, algorithms: tuple[str, ...]) -> Mapping[str, str]:  # noqa: ARG002
+        """None that could be had without reading."""
+        return {}
+
+    def free_bytes(self) -> int | None:
+        """rsync has no way to ask."""
+        return None
+
+    def make_folders(self, path: str) -> None:
+        """Not here."""
+        self._only_read(path)
+
+    def place(self, path: str, body: Body) -> None:  # noqa: ARG002
+        """Not here."""
+        self._only_read(path)
+
+    def read(self, path: str, offset: int = 0) -> Iterator[bytes]:  # noqa: ARG002
+        """Not here: trees are copied as a whole."""
+        self._only_read(path)
+
+    def rename(self, old: str, new: str) -> None:  # noqa: ARG002
+        """Not here."""
+        self._only_read(old)
+
+    def remove(self, path: str) -> None:
+        """Not here."""
+        self._only_read(path)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _below(self, folder: str, *how: str) -> Iterator[RemoteFile]:
+        prefix = f"{folder}/" if folder else ""
+        for name, found in self._source.listing(prefix, *how):
+            if name != ".":
+                yield RemoteFile(prefix + name, found.size, found.mtime, found.folder)
+
+    def _only_read(self, path: str) -> NoReturn:
+        raise ConfigError(f"fetching by rsync reads folders and nothing else; it cannot do that with {path!r}")
+
+
+def _described(match: "re.Match[bytes]") -> RemoteFile:
+    kind, size, moment = match[1], int(re.sub(rb"[.,]", b"", match[2])), match[3].decode()
+    try:
+        mtime = datetime.strptime(moment, "%Y/%m/%d %H:%M:%S").timestamp()  # noqa: DTZ007 - rsync prints local time
+    except (ValueError, OverflowError) as exc:
+        raise Unreachable(f"rsync lists a time that cannot be: {moment}") from exc
+    if kind == b"d":
+        return RemoteFile("", 0, mtime, folder=True)
+    return RemoteFile("", size if kind == b"-" else -1, mtime)
