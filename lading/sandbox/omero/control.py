@@ -27,7 +27,7 @@ def _faults(site: Site, given: Arguments) -> object:
     if given.get("reset"):
         site.faults.reset()
     knobs = given.get("knobs", {})
-    site.faults.update(cast(Mapping[str, object], knobs))
+    site.faults.update(cast("Mapping[str, object]", knobs))
     return site.faults.as_dict()
 
 

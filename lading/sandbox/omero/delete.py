@@ -61,7 +61,9 @@ def delete(
         doomed = list(reach.doomed.values())
         for record in doomed:
             if not permissions.rights(store, context, record).delete:
-                raise CannotDelete(f"not permitted to delete {record.cls}[{record.id}], which belongs to user {record.owner}")
+                raise CannotDelete(
+                    f"not permitted to delete {record.cls}[{record.id}], which belongs to user {record.owner}"
+                )
         if not dry_run:
             _carry_out(store, doomed, reach.forgetting)
     return doomed
@@ -73,7 +75,9 @@ def delete_alone(store: Store, context: Context, record: Record) -> None:
         if not permissions.rights(store, context, record).delete:
             raise errors.security(f"Deleting {record.cls}:{record.id} not allowed.")
         for other, name in store.referrers(record):
-            raise errors.validation(f"could not delete {record.cls}:{record.id}: {other.cls}:{other.id}.{name} refers to it")
+            raise errors.validation(
+                f"could not delete {record.cls}:{record.id}: {other.cls}:{other.id}.{name} refers to it"
+            )
         store.delete(record)
 
 
@@ -109,7 +113,11 @@ class _Reach:
             return
         self.doomed[_key(record)] = record
         for other, name in self.store.referrers(record):
-            if name in model.required(other.cls) or model.is_link(other.cls) or (record.cls, name) == ("Fileset", "fileset"):
+            if (
+                name in model.required(other.cls)
+                or model.is_link(other.cls)
+                or (record.cls, name) == ("Fileset", "fileset")
+            ):
                 waiting.append(other)
             else:
                 self.forgetting.append((other, name))

@@ -11,7 +11,7 @@ from lading.sandbox.omero.permissions import GUEST, GUEST_GROUP, PERMISSIONS_FIE
 from lading.sandbox.omero.records import Record, Ref
 from lading.sandbox.omero.store import Store
 
-PASSWORD_FIELD = "@password"
+_HASH_FIELD = "@hash"
 _FIXED_GROUPS = {"system": SYSTEM_GROUP, "user": USER_GROUP, "guest": GUEST_GROUP}
 
 
@@ -43,7 +43,9 @@ def _furnish_fixed(store: Store) -> None:
     create_user(store, "guest", "Guest", "Account", ("guest",), number=GUEST)
 
 
-def create_group(store: Store, name: str, permissions: str, *, number: int | None = None, description: str = "") -> Record:
+def create_group(
+    store: Store, name: str, permissions: str, *, number: int | None = None, description: str = ""
+) -> Record:
     """Raises ValidationException when the name is taken."""
     if group_named(store, name) is not None:
         raise errors.validation(f"a group {name} exists already")
@@ -55,7 +57,14 @@ def create_group(store: Store, name: str, permissions: str, *, number: int | Non
 
 
 def create_user(
-    store: Store, name: str, first: str, last: str, groups: tuple[str, ...], *, number: int | None = None, email: str = ""
+    store: Store,
+    name: str,
+    first: str,
+    last: str,
+    groups: tuple[str, ...],
+    *,
+    number: int | None = None,
+    email: str = "",
 ) -> Record:
     """A person in these groups, the first as the default, and in "user". Raises ValidationException."""
     if user_named(store, name) is not None:
@@ -100,12 +109,12 @@ def set_password(store: Store, person: Record, password: str) -> None:
     """Only a salted hash is kept, and only written when it changes."""
     if not right_password(person, password):
         salt = os.urandom(16)
-        store.change(person, **{PASSWORD_FIELD: f"{salt.hex()}:{_hash(salt, password)}"})
+        store.change(person, **{_HASH_FIELD: f"{salt.hex()}:{_hash(salt, password)}"})
 
 
 def right_password(person: Record, password: str) -> bool:
     """False for everybody who has none."""
-    salt, _, kept = person.text(PASSWORD_FIELD).partition(":")
+    salt, _, kept = person.text(_HASH_FIELD).partition(":")
     return bool(kept) and hmac.compare_digest(kept, _hash(bytes.fromhex(salt), password))
 
 

@@ -1,7 +1,7 @@
 """OMERO's own exceptions, made in one place so that each carries the fields that clients show."""
 
 import omero
-import omero.clients  # noqa: F401 - loads the generated classes, exceptions among them
+import omero.clients
 
 
 class Unsupported(Exception):

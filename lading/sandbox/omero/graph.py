@@ -35,9 +35,7 @@ def build(
 
 
 class _Builder:
-    def __init__(
-        self, store: Store, context: Context, cache: dict[tuple[str, int, int], omero.model.IObject]
-    ) -> None:
+    def __init__(self, store: Store, context: Context, cache: dict[tuple[str, int, int], omero.model.IObject]) -> None:
         self._store, self._context, self._cache = store, context, cache
 
     def build(self, record: Record, plan: Plan) -> omero.model.IObject:
@@ -206,7 +204,9 @@ class _Saver:
         if given is not None and given._group is not None:
             group = given._group._id.val
         if group == ALL_GROUPS and not permissions.is_system_type(cls):
-            groups = {end.group for value in values.values() if (end := self._store.follow(value)) and end.group > USER_GROUP}
+            groups = {
+                end.group for value in values.values() if (end := self._store.follow(value)) and end.group > USER_GROUP
+            }
             if len(groups) != 1:
                 raise errors.security(f"cannot tell the group of a new {cls}: the call looks at all groups")
             (group,) = groups

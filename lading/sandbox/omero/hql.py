@@ -1,6 +1,6 @@
 """Reads HQL, Hibernate's query language, into a tree. What it does not know it refuses, and never guesses.
 
-    select d from Dataset d left outer join fetch d.imageLinks l where d.id in (:ids) and l.child.name like 'a%' order by d.name
+select d from Dataset d left outer join fetch d.imageLinks l where d.id in (:ids) and l.child.name like 'a%' order by d.name
 """
 
 import re
@@ -21,7 +21,7 @@ class Expression:
 class Literal(Expression):
     """A number, text, true, false, null."""
 
-    value: None | bool | int | float | str
+    value: bool | int | float | str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,43 @@ _TOKEN = re.compile(
     r"|(?P<name>[A-Za-z_]\w*(?:\s*\.\s*[A-Za-z_]\w*)*)|(?P<mark><>|!=|<=|>=|\|\||[=<>(),+\-*/]))"
 )
 _WORDS = frozenset(
-    "select from where and or not in is null join fetch left right outer inner as order group by distinct like asc desc exists "
-    "between having with true false case when then else end all".split()
+    [
+        "select",
+        "from",
+        "where",
+        "and",
+        "or",
+        "not",
+        "in",
+        "is",
+        "null",
+        "join",
+        "fetch",
+        "left",
+        "right",
+        "outer",
+        "inner",
+        "as",
+        "order",
+        "group",
+        "by",
+        "distinct",
+        "like",
+        "asc",
+        "desc",
+        "exists",
+        "between",
+        "having",
+        "with",
+        "true",
+        "false",
+        "case",
+        "when",
+        "then",
+        "else",
+        "end",
+        "all",
+    ]
 )
 _COMPARISONS = ("=", "!=", "<>", "<", ">", "<=", ">=")
 _MAX_TOKENS = 20_000
@@ -200,7 +235,15 @@ class _Parser:
         having = self._either() if self._take("having") else None
         order = self._after("order", self._ordering)
         return Query(
-            tuple(items), distinct, tuple(sources), tuple(joins), where, tuple(group), having, tuple(order), tuple(names)
+            tuple(items),
+            distinct,
+            tuple(sources),
+            tuple(joins),
+            where,
+            tuple(group),
+            having,
+            tuple(order),
+            tuple(names),
         )
 
     def _items(self) -> tuple[list[Expression], list[str]]:
@@ -289,6 +332,9 @@ class _Parser:
         left = self._expression()
         if self._take("is"):
             negated = bool(self._take("not"))
+            if self._peek() == ("name", "empty"):
+                self._at += 1
+                return _perhaps_not(negated, Function("empty", (left,)))
             self._need("null")
             return _perhaps_not(negated, Operation("is null", (left,)))
         if mark := self._take(*_COMPARISONS):

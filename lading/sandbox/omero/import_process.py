@@ -8,13 +8,13 @@ import threading
 from typing import TYPE_CHECKING
 
 import Ice
+import omero
 import omero.api
 import omero.cmd
 import omero.grid
 import omero.model
 from omero.rtypes import rstring, rtime
 
-import omero
 from lading.sandbox.omero import errors, model, paths, permissions
 from lading.sandbox.omero.handles import Handle
 from lading.sandbox.omero.importing import Import

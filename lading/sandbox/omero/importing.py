@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import omero
 import omero.cmd
 import omero.grid
 import omero.model
 
-import omero
 from lading.sandbox.omero import images, model, permissions
 from lading.sandbox.omero.handles import Step, StepFailed
 from lading.sandbox.omero.images import CannotRead, ImageFile, Plate, Series

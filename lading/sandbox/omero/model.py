@@ -70,13 +70,11 @@ def model_class(name: str) -> ModelClass:
 @cache
 def names() -> frozenset[str]:
     """Every class that is stored: IObject's descendants."""
-    texts = {
-        path.name[len("omero_model_") : -len("_ice.py")]: path for path in _GENERATED.glob("omero_model_*_ice.py")
-    }
+    texts = {path.name[len("omero_model_") : -len("_ice.py")]: path for path in _GENERATED.glob("omero_model_*_ice.py")}
     bases = {name: _base(path.read_text(encoding="utf-8"), name) for name, path in texts.items()}
 
     def stored(name: str) -> bool:
-        while name in bases and bases[name]:
+        while bases.get(name):
             name = bases[name]
         return name == TOP
 
@@ -146,7 +144,9 @@ def wrapper(name: str, field: str) -> Callable[[object], object] | None:
 def required(name: str) -> tuple[str, ...]:
     """The fields that may not be null."""
     info = getattr(omero.model, name + "I")._field_info
-    return tuple(field for field in model_class(name).fields if (known := getattr(info, field, None)) and not known.nullable)
+    return tuple(
+        field for field in model_class(name).fields if (known := getattr(info, field, None)) and not known.nullable
+    )
 
 
 def concrete(name: str) -> bool:

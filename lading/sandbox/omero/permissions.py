@@ -21,7 +21,18 @@ PERMISSIONS_FIELD = "@permissions"
 
 # These have no group of their own; everybody reads them, administrators change them.
 _SYSTEM_TYPES = frozenset(
-    "DBPatch Event EventLog Experimenter ExperimenterGroup ExternalInfo GroupExperimenterMap Node Session Share".split()
+    [
+        "DBPatch",
+        "Event",
+        "EventLog",
+        "Experimenter",
+        "ExperimenterGroup",
+        "ExternalInfo",
+        "GroupExperimenterMap",
+        "Node",
+        "Session",
+        "Share",
+    ]
 )
 _PRIVILEGES = (
     "Chgrp Chown DeleteFile DeleteManagedRepo DeleteOwned DeleteScriptRepo ModifyGroup ModifyGroupMembership ModifyUser "
@@ -127,7 +138,9 @@ def check_creation(store: Store, context: Context, record: Record) -> None:
         return
     owned = [end for end in (parent, child) if not is_system_type(end.cls) and end.group > USER_GROUP]
     if any(end.group != record.group for end in owned):
-        raise errors.mixed_groups(f"MIXED GROUPS: {record.cls} of group {record.group} between {parent.ref} and {child.ref}")
+        raise errors.mixed_groups(
+            f"MIXED GROUPS: {record.cls} of group {record.group} between {parent.ref} and {child.ref}"
+        )
     for end in (parent, child):
         allowed = rights(store, context, end)
         enough = allowed.annotate if record.cls.endswith("AnnotationLink") else allowed.link

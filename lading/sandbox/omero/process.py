@@ -94,6 +94,8 @@ class SandboxOmero:
         argv = [sys.executable, "-m", "lading.sandbox.omero", "--root", str(self.root), "--ready-file", str(ready)]
         argv += ["--accounts", str(self._accounts), "--port", str(self._ports.get("tcp", 0))]
         argv += ["--ssl-port", str(self._ports.get("ssl", 0) if self._tls else -1), "--idle-ms", str(self._idle_ms)]
+        # Not by PR_SET_PDEATHSIG: that would end the server with the *thread* that started it.
+        argv += ["--parent", str(os.getpid())]
         argv += ["--limits", json.dumps(self._limits), "--public-port", str(self._public)]
         argv += ["--behind-glacier2"] * self._behind_glacier2 + ["--no-java"] * (not self._java)
         with self.log.open("ab") as out:
@@ -103,7 +105,6 @@ class SandboxOmero:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
-                env={**os.environ, "LADING_SANDBOX_PARENT": str(os.getpid())},
             )
         self._wait_until_ready(self._process, ready)
 

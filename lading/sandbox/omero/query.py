@@ -4,8 +4,8 @@ A condition on an id or on a reference is looked up instead of searched for, so 
 ("the entries of fileset 7") costs what it finds, not what the server holds.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cmp_to_key, lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 
 import omero.rtypes
 
@@ -15,7 +15,7 @@ from lading.sandbox.omero.hql import Expression, Function, Join, Operation, Para
 from lading.sandbox.omero.permissions import Context
 from lading.sandbox.omero.records import Pairs, Record
 from lading.sandbox.omero.store import Store
-from lading.sandbox.omero.values import Evaluator, Pair, Row, Thing, comparable, plain_on_wire
+from lading.sandbox.omero.values import Evaluator, Pair, Row, Thing, comparable, compared, plain_on_wire
 
 parse = lru_cache(maxsize=512)(hql.parse)
 
@@ -103,7 +103,7 @@ class Search:
         if self.query.having is not None:
             members = [rows for rows in members if self._over(self.query.having, rows) is True]
         for expression, falling in reversed(self.query.order):
-            members.sort(key=lambda rows, by=expression: _rank(self._over(self._named(by), rows)), reverse=falling)
+            members.sort(key=self._group_key(self._named(expression)), reverse=falling)
         return [[self._group_value(item, rows) for item in self.query.items] for rows in members]
 
     def _named(self, expression: Expression) -> Expression:
@@ -136,15 +136,17 @@ class Search:
             return len(values)
         if not values:
             return None
-        total = sum(value for value in values if isinstance(value, int | float)) if function.name in ("sum", "avg") else 0
+        total = (
+            sum(value for value in values if isinstance(value, int | float)) if function.name in ("sum", "avg") else 0
+        )
         match function.name:
             case "sum":
                 return total
             case "avg":
                 return total / len(values)
             case "max":
-                return max(values, key=_rank)
-        return min(values, key=_rank)
+                return max(values, key=_Rank)
+        return min(values, key=_Rank)
 
     # -- rows -------------------------------------------------------------------------------------------------------
 
@@ -166,10 +168,7 @@ class Search:
             bound.add(step.alias)
             last = number == len(steps) - 1
             ready = [condition for condition, needs in waiting if needs <= bound or last]
-            if isinstance(step, Source):
-                rows = self._scanned(rows, step, ready)
-            else:
-                rows = self._joined(rows, step)
+            rows = self._scanned(rows, step, ready) if isinstance(step, Source) else self._joined(rows, step)
             rows = self._filtered(rows, ready)
             waiting = [(condition, needs) for condition, needs in waiting if condition not in ready]
         return iter(rows)
@@ -251,14 +250,19 @@ class Search:
             return rows
         listed = list(rows)
         for expression, falling in reversed(self.query.order):
-            by = self._named(expression)
-            listed.sort(key=lambda row, by=by: _rank(comparable(self._evaluator.value(by, row))), reverse=falling)
+            listed.sort(key=self._row_key(self._named(expression)), reverse=falling)
         return listed
+
+    def _row_key(self, expression: Expression) -> "Callable[[Row], _Rank]":
+        return lambda row: _Rank(self._evaluator.value(expression, row))
+
+    def _group_key(self, expression: Expression) -> "Callable[[list[Row]], _Rank]":
+        return lambda rows: _Rank(self._over(expression, rows))
 
     # -- which aliases ----------------------------------------------------------------------------------------------
 
     def _aliases(self) -> set[str]:
-        return {each.alias for each in (*self.query.sources, *self.query.joins)}
+        return {source.alias for source in self.query.sources} | {join.alias for join in self.query.joins}
 
     def _needs(self, expression: Expression) -> set[str]:
         """The aliases that must be bound before the expression can be evaluated."""
@@ -297,27 +301,25 @@ def _several(thing: Thing) -> list[Thing]:
     return thing if isinstance(thing, list) else [thing]
 
 
-def _literal(thing: Thing) -> None | bool | int | float | str:
+def _literal(thing: Thing) -> bool | int | float | str | None:
     if thing is None or isinstance(thing, bool | int | float | str):
         return thing
     raise Unsupported("HQL: an aggregate of something that is no plain value")
 
 
-def _rank(thing: Thing) -> object:
-    """For sorting: nulls are larger than everything, as in PostgreSQL."""
-    return (thing is None, _SortKey(comparable(thing)))
+class _Rank:
+    """For sorting: nulls are larger than everything, as in PostgreSQL; what cannot be compared counts as its text."""
 
+    def __init__(self, thing: Thing) -> None:
+        self._value = comparable(thing)
 
-def _compare(one: object, other: object) -> int:
-    if one is None or other is None or one == other:
-        return 0
-    try:
-        return -1 if one < other else 1  # type: ignore[operator]  # checked by trying
-    except TypeError:
-        return -1 if str(one) < str(other) else 1
-
-
-_SortKey = cmp_to_key(_compare)
+    def __lt__(self, other: "_Rank") -> bool:
+        if self._value is None or other._value is None:
+            return self._value is not None and other._value is None
+        try:
+            return compared(self._value, other._value) < 0
+        except TypeError:
+            return str(self._value) < str(other._value)
 
 
 def _without_repetitions(lines: list[list[object]]) -> list[list[object]]:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import Ice
+import omero
 import omero.api
 from omero.rtypes import rlong
 
-import omero
 from lading.sandbox.omero import errors, permissions
 from lading.sandbox.omero.records import Record
 from lading.sandbox.omero.services.base import StatefulService

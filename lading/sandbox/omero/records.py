@@ -30,7 +30,7 @@ class Quantity:
     value: float
 
 
-Value: TypeAlias = "None | bool | int | float | str | Ref | Pairs | Quantity"
+Value: TypeAlias = "bool | int | float | str | Ref | Pairs | Quantity | None"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ import shutil
 from typing import TYPE_CHECKING
 
 import Ice
+import omero
 import omero.api
 import omero.grid
 import omero.model
 from omero.rtypes import rstring
 
-import omero
 from lading.sandbox.omero import errors, permissions
 from lading.sandbox.omero.checksums import ALGORITHMS, checksum
 from lading.sandbox.omero.import_process import ImportProcess, begin_import

@@ -8,7 +8,7 @@ import omero.cmd
 import omero.cmd.graphs
 from omero.rtypes import unwrap
 
-from lading.sandbox.omero import errors, graph, model, permissions
+from lading.sandbox.omero import graph, model, permissions
 from lading.sandbox.omero.delete import CannotDelete, Choice, delete
 from lading.sandbox.omero.handles import StepFailed, begin
 from lading.sandbox.omero.permissions import Context
@@ -25,7 +25,7 @@ Answer = Callable[["Site", Session, Context, omero.cmd.Request], omero.cmd.Respo
 def submit(site: "Site", session: Session, context: Context, request: omero.cmd.Request) -> Ice.ObjectPrx:
     """Begin a request, and give its handle. Deletes and their like wait for a background slot, as in OMERO.
 
-    Raises ApiUsageException for a request that the stand-in does not know.
+    A request that the stand-in does not know gets an ERR that says so.
     """
     parts = list(request.requests) if isinstance(request, omero.cmd.DoAll) else [request]
     steps = [_step(_answer(part), site, session, context, part) for part in parts]
@@ -52,7 +52,12 @@ def _answer(request: omero.cmd.Request) -> Answer:
     for kind, answer in ANSWERS.items():
         if isinstance(request, kind):
             return answer
-    raise errors.api_usage(f"request {request.ice_id()} is not in the stand-in")
+    # Nothing may be raised by `submit`: the refusal is the handle's response.
+    return _refuse
+
+
+def _refuse(site: "Site", session: Session, context: Context, request: omero.cmd.Request) -> omero.cmd.Response:
+    raise StepFailed("unknown-request", {"message": f"request {request.ice_id()} is not in the stand-in"})
 
 
 def _delete(site: "Site", session: Session, context: Context, request: omero.cmd.Delete2) -> omero.cmd.Response:
@@ -99,12 +104,16 @@ def _idle(site: "Site", session: Session, context: Context, request: omero.cmd.R
     if request.timeToIdle is not None:
         idle = unwrap(request.timeToIdle)
         if idle > MAX_IDLE_MS and not context.is_admin:
-            raise StepFailed("non-admin-increase", {"message": f"an idle time of {idle} ms is longer than {MAX_IDLE_MS}"})
+            raise StepFailed(
+                "non-admin-increase", {"message": f"an idle time of {idle} ms is longer than {MAX_IDLE_MS}"}
+            )
         site.sessions.set_idle(wanted, idle)
     return omero.cmd.OK()
 
 
-def _current_sessions(site: "Site", session: Session, context: Context, request: omero.cmd.Request) -> omero.cmd.Response:
+def _current_sessions(
+    site: "Site", session: Session, context: Context, request: omero.cmd.Request
+) -> omero.cmd.Response:
     made = omero.cmd.CurrentSessionsResponse()
     shown = [each for each in site.sessions.all() if context.is_admin or each.user == session.user]
     records = [site.store.get("Session", each.number) for each in shown]

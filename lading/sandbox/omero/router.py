@@ -1,5 +1,7 @@
 """Glacier2: logging in and out. Either the router itself, or the two servants that a real router asks."""
 
+from collections.abc import Callable
+
 import Glacier2
 import Ice
 import omero
@@ -25,14 +27,15 @@ def serve_session_manager(site: Site) -> None:
     site.wire.add(PermissionsVerifier(site), "verifier", CATEGORY)
 
 
-def _log_in(site: Site, user: str, password: str, current: Ice.Current) -> tuple[Session, str, Ice.ObjectPrx]:
+def _log_in(
+    how: Callable[..., Session], site: Site, login: tuple[str, ...], current: Ice.Current
+) -> tuple[Session, str, Ice.ObjectPrx]:
+    """The session, the client's UUID, and its ServiceFactory."""
     client = current.ctx.get("omero.client.uuid", "")
     if not client:
         raise _cannot_create("omero.client.uuid is missing from the call's context: is this an OMERO client?")
     try:
-        session = site.sessions.log_in(
-            user, password, current.ctx.get("omero.group", ""), current.ctx.get("omero.agent", "")
-        )
+        session = how(*login, current.ctx.get("omero.group", ""), current.ctx.get("omero.agent", ""))
     except PermissionError as error:
         raise Glacier2.PermissionDeniedException(str(error)) from error
     except omero.SecurityViolation as error:
@@ -95,7 +98,7 @@ class Router(Servant, Glacier2.Router):
         return f"client-{abs(hash(current.con.toString())):x}"
 
     def createSession(self, user: str, password: str, current: Ice.Current) -> Ice.ObjectPrx:
-        session, client, proxy = _log_in(self._site, user, password, current)
+        session, client, proxy = _log_in(self._site.sessions.log_in, self._site, (user, password), current)
         self._site.connections.bind(current.con, session, client)
         current.con.setCallback(self._on_close)
         return proxy
@@ -144,6 +147,6 @@ class SessionManager(Servant, Glacier2.SessionManager):
         self.gate, self._site = site, site
 
     def create(self, user: str, control: Ice.ObjectPrx, current: Ice.Current) -> Ice.ObjectPrx:
-        session = self._site.sessions.trusted(user, current.ctx.get("omero.group", ""), current.ctx.get("omero.agent", ""))
+        session, _, proxy = _log_in(self._site.sessions.trusted, self._site, (user,), current)
         LOG.debug("session %s behind the router", session.uuid)
-        return attach(self._site, session, current.ctx.get("omero.client.uuid", "router"))
+        return proxy

@@ -38,15 +38,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        serve(_options(given), ready_file=given.ready_file)
+        serve(_options(given), ready_file=given.ready_file, parent=given.parent)
     except Ice.SocketException as error:
         sys.stderr.write(f"cannot listen: {os.strerror(error.error)}\n")
         return 3
     return 0
 
 
-def serve(options: Options, *, ready_file: Path | None = None, say: Callable[[str], object] = sys.stdout.write) -> None:
-    """Run until SIGTERM or SIGINT. Prints one line of JSON when it answers: ports, root, pid. Raises Ice.SocketException."""
+def serve(
+    options: Options,
+    *,
+    ready_file: Path | None = None,
+    parent: int = 0,
+    say: Callable[[str], object] = sys.stdout.write,
+) -> None:
+    """Run until SIGTERM or SIGINT, or until the process `parent` is gone. Prints one line of JSON when it answers: ports, root, pid. Raises Ice.SocketException."""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
@@ -60,7 +66,7 @@ def serve(options: Options, *, ready_file: Path | None = None, say: Callable[[st
         say(json.dumps(ready) + "\n")
         sys.stdout.flush()
         # A wait without an end would not be woken by a signal on Windows.
-        while not ended.wait(1.0):
+        while not ended.wait(0.5) and parent in (0, os.getppid()):
             pass
     site.close()
     # Ice's threads may hang in calls that nobody will ever answer; everything that was committed is on the disk.
@@ -72,12 +78,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", type=Path, required=True, help="folder for everything it keeps")
     parser.add_argument("--port", type=int, default=0, help="TCP; 0 takes a free one, -1 none")
     parser.add_argument("--ssl-port", type=int, default=-1, help="TLS; 0 takes a free one, -1 none")
-    parser.add_argument("--accounts", type=Path, help=f"JSON of users and groups (default: ROOT/{ACCOUNTS_NAME}, made if absent)")
+    parser.add_argument(
+        "--accounts", type=Path, help=f"JSON of users and groups (default: ROOT/{ACCOUNTS_NAME}, made if absent)"
+    )
     parser.add_argument("--behind-glacier2", action="store_true", help="a real glacier2router stands in front")
     parser.add_argument("--public-port", type=int, default=0, help="the router's TCP port, told to clients")
-    parser.add_argument("--idle-ms", type=int, default=IDLE_MS, help="sessions end after so many milliseconds without a call")
+    parser.add_argument(
+        "--idle-ms", type=int, default=IDLE_MS, help="sessions end after so many milliseconds without a call"
+    )
     parser.add_argument("--limits", type=json.loads, default={}, metavar="JSON", help="see slots.Limits")
-    parser.add_argument("--no-java", action="store_true", help="read images without Bio-Formats, though it is installed")
+    parser.add_argument(
+        "--no-java", action="store_true", help="read images without Bio-Formats, though it is installed"
+    )
+    parser.add_argument("--parent", type=int, default=0, help="end when this process, which started us, is gone")
     parser.add_argument("--ready-file", type=Path, help="written as JSON once it answers")
     return parser
 

@@ -81,10 +81,12 @@ class Sessions:
     def trusted(self, name: str, group: str, agent: str) -> Session:
         """As `log_in`, for a router that has asked `allowed` already. Raises PermissionError, SecurityViolation."""
         joined = self.get(name)
-        person = None if joined else directory.user_named(self._store, name)
-        if joined is None and person is None:
+        if joined is not None:
+            return joined
+        person = directory.user_named(self._store, name)
+        if person is None:
             raise PermissionError(f"no user '{name}'")
-        return joined or self.open(person, group=group, agent=agent)  # type: ignore[arg-type]  # one of them is there
+        return self.open(person, group=group, agent=agent)
 
     def allowed(self, name: str, password: str) -> bool:
         """The verifier's question: may this one log in?"""
@@ -94,7 +96,14 @@ class Sessions:
         return person is not None and directory.right_password(person, password)
 
     def open(
-        self, person: Record, *, group: str = "", agent: str = "", idle_ms: int = 0, live_ms: int = 0, sudoer: int | None = None
+        self,
+        person: Record,
+        *,
+        group: str = "",
+        agent: str = "",
+        idle_ms: int = 0,
+        live_ms: int = 0,
+        sudoer: int | None = None,
     ) -> Session:
         """A new session of this person, without asking for a password. Raises SecurityViolation."""
         chosen = self._group(person, group)
@@ -158,7 +167,14 @@ class Sessions:
         groups = _ids(maps)
         leads = _ids(each for each in maps if each.get("owner"))
         context = Context(
-            session.uuid, session.number, session.user, session.user_name, session.group, SYSTEM_GROUP in groups, groups, leads
+            session.uuid,
+            session.number,
+            session.user,
+            session.user_name,
+            session.group,
+            SYSTEM_GROUP in groups,
+            groups,
+            leads,
         )
         wish = wishes.get("omero.group", "")
         return self._in_group(context, wish) if wish else context

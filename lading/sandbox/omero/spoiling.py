@@ -4,8 +4,8 @@ import os
 from typing import TYPE_CHECKING, Final
 
 import Glacier2
-
 import omero
+
 from lading.sandbox.omero.sessions import Session
 from lading.sandbox.omero.wire import Call, NoAnswer
 

@@ -87,7 +87,9 @@ class Store:
         described = model.model_class(record.cls).collections[collection]
         found = self.referring(described.member, described.inverse, record.id)
         hierarchy = model.root(record.cls)
-        return [each for each in found if (ref := each.reference(described.inverse)) and model.root(ref.cls) == hierarchy]
+        return [
+            each for each in found if (ref := each.reference(described.inverse)) and model.root(ref.cls) == hierarchy
+        ]
 
     def referrers(self, record: Record) -> list[tuple[Record, str]]:
         """Everything that refers to the record, with the field that does."""
@@ -98,7 +100,11 @@ class Store:
                 for (referring, field), targets in self._referrers.items()
                 for number in targets.get(record.id, ())
             ]
-        return [(each, field) for each, field in found if (ref := each.reference(field)) and model.root(ref.cls) == hierarchy]
+        return [
+            (each, field)
+            for each, field in found
+            if (ref := each.reference(field)) and model.root(ref.cls) == hierarchy
+        ]
 
     def count(self, cls: str) -> int:
         """How many there are."""

@@ -37,7 +37,9 @@ class Pair:
     value: str
 
 
-Thing: TypeAlias = "None | bool | int | float | str | Record | DetailsOf | EventAt | Pair | Pairs | Quantity | list[Thing]"
+Thing: TypeAlias = (
+    "bool | int | float | str | Record | DetailsOf | EventAt | Pair | Pairs | Quantity | list[Thing] | None"
+)
 Row = dict[str, Thing]
 _ARITHMETIC: Mapping[str, Callable[[object, object], object]] = {
     "+": operator.add,
@@ -45,11 +47,11 @@ _ARITHMETIC: Mapping[str, Callable[[object, object], object]] = {
     "*": operator.mul,
     "/": operator.truediv,
 }
-_ORDERINGS: Mapping[str, Callable[[object, object], bool]] = {
-    "<": operator.lt,
-    ">": operator.gt,
-    "<=": operator.le,
-    ">=": operator.ge,
+_ORDERINGS: Mapping[str, Callable[[int], bool]] = {
+    "<": lambda sign: sign < 0,
+    ">": lambda sign: sign > 0,
+    "<=": lambda sign: sign <= 0,
+    ">=": lambda sign: sign >= 0,
 }
 
 
@@ -87,19 +89,24 @@ class Evaluator:
                 return self.value(chosen, row)
             case hql.Subquery(query, exists):
                 found = self._subquery(query, row)
-                return next(found, _NOTHING) is not _NOTHING if exists else list(found)
+                return any(True for _ in found) if exists else list(found)
         raise Unsupported(f"HQL: cannot evaluate {expression}")
 
     def wire(self, expression: hql.Expression, row: Row) -> object:
         """The value as a projection sends it, with the type that the field has. Records must be wrapped by the caller."""
         value = self.value(expression, row)
-        if isinstance(expression, hql.PathTo) and isinstance(value, bool | int | float | str) and len(expression.parts) > 1:
+        if (
+            isinstance(expression, hql.PathTo)
+            and isinstance(value, bool | int | float | str)
+            and len(expression.parts) > 1
+        ):
             owner = self._path(expression.parts[:-1], row)
             if isinstance(owner, EventAt):
                 return omero.rtypes.rtime(value)
             if isinstance(owner, Record) and expression.parts[-1] != "id":
-                wrap = model.wrapper(owner.cls, expression.parts[-1])
-                return wrap(value) if wrap else omero.rtypes.wrap(value)
+                return graph.as_wire(owner.cls, expression.parts[-1], value)
+        if isinstance(expression, hql.Subquery) and isinstance(value, list):
+            value = value[0] if value else None
         return plain_on_wire(value)
 
     def step(self, thing: Thing, name: str) -> Thing:
@@ -112,11 +119,11 @@ class Evaluator:
             case DetailsOf(record):
                 return self._of_details(record, name)
             case EventAt(time):
-                return {"time": time, "id": 1}.get(name)
+                return time if name == "time" else None
             case Pair(key, text):
-                return {"name": key, "value": text}.get(name)
+                return key if name == "name" else text
             case Quantity(_, unit, number):
-                return {"value": number, "unit": unit}.get(name)
+                return number if name == "value" else unit
             case list():
                 raise Unsupported(f"HQL: illegal attempt to dereference a collection with {name!r}")
         raise Unsupported(f"HQL: no property {name!r} of {thing!r}")
@@ -147,7 +154,10 @@ class Evaluator:
             return self._store.follow(value) if isinstance(value, Ref) else value
         if name in described.collections:
             return list(self._store.members(record, name))
-        if any(name in (other := model.model_class(cls)).fields or name in other.collections for cls in model.relatives(record.cls)):
+        if any(
+            name in (other := model.model_class(cls)).fields or name in other.collections
+            for cls in model.relatives(record.cls)
+        ):
             return None
         raise Unsupported(f"HQL: could not resolve property: {name} of: {record.cls}")
 
@@ -183,24 +193,8 @@ class Evaluator:
         values = [comparable(self.value(each, row)) for each in operands]
         if kind == "is null":
             return values[0] is None
-        if any(value is None for value in values):
-            return None
-        if kind == "not":
-            return not values[0]
-        if kind in ("=", "<>"):
-            return _equal(values[0], values[1]) == (kind == "=")
-        if kind == "like":
-            return _pattern(str(values[1])).fullmatch(str(values[0])) is not None
-        if kind == "||":
-            return "".join(str(value) for value in values)
-        try:
-            if kind == "between":
-                return bool(values[1] <= values[0] <= values[2])  # type: ignore[operator]  # checked by trying
-            if kind in _ORDERINGS:
-                return bool(_ORDERINGS[kind](*values))
-            return _thing(_ARITHMETIC[kind](*values))
-        except TypeError as error:
-            raise Unsupported(f"HQL: {error}") from error
+        # SQL's third truth value: what is asked of null is unknown.
+        return None if any(value is None for value in values) else _operated(kind, values)
 
     def _among(self, operands: tuple[hql.Expression, ...], row: Row) -> bool | None:
         wanted = comparable(self.value(operands[0], row))
@@ -214,33 +208,67 @@ class Evaluator:
         return False
 
     def _function(self, name: str, arguments: tuple[hql.Expression, ...], row: Row) -> Thing:
+        if name not in _FUNCTIONS or not arguments:
+            raise Unsupported(f"HQL: function {name} is not known here")
         values = [self.value(each, row) for each in arguments]
-        match name, values:
-            case ("lower" | "upper"), [value]:
-                return None if value is None else getattr(str(value), name)()
-            case "length", [value]:
-                return None if value is None else len(str(value))
-            case ("trim" | "str"), [value]:
-                return None if value is None else str(value).strip()
-            case "concat", _:
-                return "".join(str(value) for value in values)
-            case "coalesce", _:
-                return next((value for value in values if value is not None), None)
-            case "size", [list() as members]:
-                return len(members)
-            case "elements", [list() as members]:
-                return members
-            case "abs", [int() | float() as number]:
-                return abs(number)
-        raise Unsupported(f"HQL: function {name} is not known here")
+        if name == "coalesce":
+            return next((value for value in values if value is not None), None)
+        return None if values[0] is None else _FUNCTIONS[name](values)
 
 
-_NOTHING = object()
+def _members(thing: Thing) -> list[Thing]:
+    if not isinstance(thing, list):
+        raise Unsupported("HQL: a collection is needed here")
+    return thing
+
+
+_FUNCTIONS: Mapping[str, Callable[[list[Thing]], Thing]] = {
+    "lower": lambda values: str(values[0]).lower(),
+    "upper": lambda values: str(values[0]).upper(),
+    "trim": lambda values: str(values[0]).strip(),
+    "str": lambda values: str(values[0]),
+    "length": lambda values: len(str(values[0])),
+    "concat": lambda values: "".join(str(value) for value in values),
+    "size": lambda values: len(_members(values[0])),
+    "empty": lambda values: not _members(values[0]),
+    "elements": lambda values: _members(values[0]),
+    "coalesce": lambda values: values[0],
+}
+
+
+def _operated(kind: str, values: list[Thing]) -> Thing:
+    """An operation on values of which none is null."""
+    match kind:
+        case "not":
+            return not values[0]
+        case "=" | "<>":
+            return _equal(values[0], values[1]) == (kind == "=")
+        case "like":
+            return _pattern(str(values[1])).fullmatch(str(values[0])) is not None
+        case "||":
+            return "".join(str(value) for value in values)
+    try:
+        if kind == "between":
+            return compared(values[1], values[0]) <= 0 <= compared(values[2], values[0])
+        if kind in _ORDERINGS:
+            return _ORDERINGS[kind](compared(*values))
+        return _thing(_ARITHMETIC[kind](*values))
+    except TypeError as error:
+        raise Unsupported(f"HQL: {error}") from error
 
 
 def comparable(thing: Thing) -> Thing:
     """What a thing is compared by: records by id."""
     return thing.id if isinstance(thing, Record) else thing
+
+
+def compared(one: Thing, other: Thing) -> int:
+    """Negative, zero or positive. Raises TypeError when the two cannot be ordered."""
+    if isinstance(one, str) and isinstance(other, str):
+        return (one > other) - (one < other)
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return (one > other) - (one < other)
+    raise TypeError(f"{one!r} and {other!r} cannot be compared")
 
 
 def plain_on_wire(value: Thing) -> object:

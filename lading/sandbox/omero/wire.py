@@ -10,7 +10,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeVar
 
@@ -73,7 +73,11 @@ class Listening:
     @property
     def endpoints(self) -> str:
         """As Ice writes them."""
-        ends = [f"{kind} -h {HOST} -p {port}" for kind, port in (("tcp", self.tcp_port), ("ssl", self.ssl_port)) if port >= 0]
+        ends = [
+            f"{kind} -h {HOST} -p {port}"
+            for kind, port in (("tcp", self.tcp_port), ("ssl", self.ssl_port))
+            if port >= 0
+        ]
         return ":".join(ends)
 
 
@@ -108,10 +112,8 @@ class Wire:
 
     def remove(self, identity: Ice.Identity) -> None:
         """Calls to it get ObjectNotExistException from here on. Nothing happens when it is gone already."""
-        try:
+        with suppress(Ice.NotRegisteredException, Ice.ObjectAdapterDeactivatedException):
             self.adapter.remove(identity)
-        except (Ice.NotRegisteredException, Ice.ObjectAdapterDeactivatedException):
-            pass
 
     def proxy(self, name: str, category: str) -> Ice.ObjectPrx:
         """A proxy to an identity, served or not."""
@@ -127,7 +129,7 @@ class Wire:
 class _NoClient:
     """OMERO's factory of Details objects asks for a client; a server has none."""
 
-    def getSession(self, blocking: bool = True) -> None:  # noqa: N802 - omero-py's name
+    def getSession(self, blocking: bool = True) -> None:
         return None
 
 
@@ -187,7 +189,8 @@ def _written(cls: type, operation: str) -> Callable[..., object] | None:
     for base in cls.__mro__:
         method = base.__dict__.get(operation)
         if method is not None and base.__module__.startswith("lading."):
-            return getattr(method, "written", method)
+            written: Callable[..., object] = getattr(method, "written", method)
+            return written
     return None
 
 
@@ -228,7 +231,7 @@ def _direct(method: Callable[..., object], label: str) -> Callable[..., object]:
             return _carried_out(self, method, label, arguments)
         except NoAnswer:
             raise Ice.UnknownException("the connection was cut") from None
-        except Exception as error:  # noqa: BLE001 - the edge
+        except Exception as error:
             raise _translated(error, label) from error
 
     dispatch.written = method  # type: ignore[attr-defined]  # so that a subclass is completed from the original
@@ -247,17 +250,26 @@ def _carried_out(self: Servant, method: Callable[..., object], label: str, argum
 
 
 def _translated(error: Exception, label: str) -> Exception:
+    """What a client of this operation understands."""
+    translated: Exception
     if isinstance(error, omero.ServerError):
         error.serverExceptionClass = error.serverExceptionClass or type(error).__name__
-        return error
-    if isinstance(error, Ice.UserException | Ice.LocalException):
-        return error
-    if isinstance(error, errors.Unsupported):
+        translated = error
+    elif isinstance(error, Ice.UserException | Ice.LocalException):
+        translated = error
+    elif isinstance(error, errors.Unsupported):
         LOG.warning("%s: %s", label, error)
-        return errors.api_usage(str(error))
-    if isinstance(error, OSError):
-        return errors.resource(str(error))
-    LOG.error("%s failed", label, exc_info=error)
-    if label.startswith("Router"):
-        return Glacier2.CannotCreateSessionException(str(error))
-    return errors.internal(type(error).__name__, str(error))
+        translated = errors.api_usage(str(error))
+    elif isinstance(error, OSError):
+        translated = errors.resource(str(error))
+    else:
+        LOG.error("%s failed", label, exc_info=error)
+        translated = errors.internal(type(error).__name__, str(error))
+    if label.startswith(("Router", "SessionManager")) and isinstance(translated, omero.ServerError):
+        return _not_logged_in(translated.message)
+    return translated
+
+
+def _not_logged_in(reason: str) -> Exception:
+    refusal: Exception = Glacier2.CannotCreateSessionException(reason)
+    return refusal

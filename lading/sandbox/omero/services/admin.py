@@ -126,9 +126,7 @@ class AdminService(Service, omero.api.IAdmin):
             directory.set_password(self.store, person, password.val)
         return person.id
 
-    def addGroups(
-        self, person: omero.model.IObject, groups: list[omero.model.IObject], current: Ice.Current
-    ) -> None:
+    def addGroups(self, person: omero.model.IObject, groups: list[omero.model.IObject], current: Ice.Current) -> None:
         self._check_admin(current)
         with self.store.transaction():
             for name in self._names(groups):
@@ -141,7 +139,9 @@ class AdminService(Service, omero.api.IAdmin):
         with self.store.transaction():
             for group in groups:
                 parent = Ref("ExperimenterGroup", group.id.val)
-                for each in list(self.store.find("GroupExperimenterMap", child=Ref("Experimenter", person.id.val), parent=parent)):
+                for each in list(
+                    self.store.find("GroupExperimenterMap", child=Ref("Experimenter", person.id.val), parent=parent)
+                ):
                     self.store.delete(each)
 
     def changeGroupPermissions(self, wanted: omero.model.IObject, allowed: object, current: Ice.Current) -> None:

@@ -43,7 +43,7 @@ class StatefulService(Service):
         self.site.remove_stateful(current.id)
         self.closed()
 
-    def getCurrentEventContext(self, current: Ice.Current) -> omero.sys.EventContext:  # noqa: N802 - Slice's name
+    def getCurrentEventContext(self, current: Ice.Current) -> omero.sys.EventContext:
         """Of this call."""
         return self.event_context(current)
 

@@ -39,7 +39,9 @@ class ContainerService(Service, omero.api.IContainer):
         found: dict[tuple[str, int], Record] = {}
         for number in images:
             for dataset in self._parents("DatasetImageLink", "Image", number):
-                projects = self._parents("ProjectDatasetLink", "Dataset", dataset.id) if model.short(cls) == "Project" else []
+                projects = (
+                    self._parents("ProjectDatasetLink", "Dataset", dataset.id) if model.short(cls) == "Project" else []
+                )
                 for record in projects or [dataset]:
                     found.setdefault((record.cls, record.id), record)
         return [self._show(record, context, _CHILDREN[record.cls]) for record in found.values()]
@@ -57,7 +59,11 @@ class ContainerService(Service, omero.api.IContainer):
         context, name = self.context(current), model.short(cls)
         numbers = [number for each in ids for number in self._images(name, each)]
         records = [self.store.get("Image", number) for number in dict.fromkeys(numbers)]
-        return [self._show(each, context, _IMAGE) for each in records if each and permissions.can_read(self.store, context, each)]
+        return [
+            self._show(each, context, _IMAGE)
+            for each in records
+            if each and permissions.can_read(self.store, context, each)
+        ]
 
     def getUserImages(self, options: omero.sys.Parameters, current: Ice.Current) -> list[omero.model.IObject]:
         context = self.context(current)
@@ -68,7 +74,9 @@ class ContainerService(Service, omero.api.IContainer):
         self, included: dict[str, list[int]], options: omero.sys.Parameters, current: Ice.Current
     ) -> dict[int, dict[bool, list[int]]]:
         """Filesets of which only some images are among the given ones: fileset → (among them, image ids)."""
-        given = {image for cls, ids in included.items() for each in ids for image in self._images(model.short(cls), each)}
+        given = {
+            image for cls, ids in included.items() for each in ids for image in self._images(model.short(cls), each)
+        }
         split: dict[int, dict[bool, list[int]]] = {}
         for number in sorted(given):
             image = self.store.get("Image", number)
@@ -77,7 +85,9 @@ class ContainerService(Service, omero.api.IContainer):
                 continue
             images = [each.id for each in self.store.referring("Image", "fileset", fileset.id)]
             if not given.issuperset(images):
-                split[fileset.id] = {among: [each for each in images if (each in given) == among] for among in (True, False)}
+                split[fileset.id] = {
+                    among: [each for each in images if (each in given) == among] for among in (True, False)
+                }
         return split
 
     def _some(self, name: str, ids: list[int], context: Context, options: omero.sys.Parameters) -> list[Record]:

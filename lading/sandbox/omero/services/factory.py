@@ -20,11 +20,34 @@ from lading.sandbox.omero.wire import servant
 if TYPE_CHECKING:
     from lading.sandbox.omero.site import Site
 
-_GETTERS = (
-    "Admin Config Container Ldap Metadata Pixels Projection Query RenderingSettings RepositoryInfo Roi Script Session "
-    "Share Timeline Types Update"
-).split()
-_CREATORS = "Exporter JobHandle RawFileStore RawPixelsStore RenderingEngine SearchService ThumbnailStore".split()
+_GETTERS = [
+    "Admin",
+    "Config",
+    "Container",
+    "Ldap",
+    "Metadata",
+    "Pixels",
+    "Projection",
+    "Query",
+    "RenderingSettings",
+    "RepositoryInfo",
+    "Roi",
+    "Script",
+    "Session",
+    "Share",
+    "Timeline",
+    "Types",
+    "Update",
+]
+_CREATORS = [
+    "Exporter",
+    "JobHandle",
+    "RawFileStore",
+    "RawPixelsStore",
+    "RenderingEngine",
+    "SearchService",
+    "ThumbnailStore",
+]
 
 
 class _ServiceFactory(Service):

@@ -57,7 +57,11 @@ class MetadataService(Service, omero.api.IMetadata):
         return {number: [graph.build(self.store, log, context) for log in self._logs(number)] for number in ids}
 
     def _logs(self, fileset: int) -> list[Record]:
-        jobs = [ref for link in self.store.find("FilesetJobLink", parent=Ref("Fileset", fileset)) if (ref := link.reference("child"))]
+        jobs = [
+            ref
+            for link in self.store.find("FilesetJobLink", parent=Ref("Fileset", fileset))
+            if (ref := link.reference("child"))
+        ]
         links = [link for job in jobs for link in self.store.find("JobOriginalFileLink", parent=job)]
         files = [file for link in links if (file := self.store.follow(link.get("child"))) is not None]
         return [file for file in files if file.get("mimetype") == LOG_MIMETYPE]

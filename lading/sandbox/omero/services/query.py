@@ -52,17 +52,13 @@ class QueryService(Service, omero.api.IQuery):
         found = [record for record in self._readable(cls, current) if like.fullmatch(record.text(field))]
         return self._all(found, current, *_page(wanted))
 
-    def findByQuery(
-        self, text: str, given: omero.sys.Parameters, current: Ice.Current
-    ) -> omero.model.IObject | None:
+    def findByQuery(self, text: str, given: omero.sys.Parameters, current: Ice.Current) -> omero.model.IObject | None:
         found = self.findAllByQuery(text, given, current)
         if len(found) > 1:
             raise errors.api_usage(f"query did not return a unique result: {len(found)}")
         return found[0] if found else None
 
-    def findAllByQuery(
-        self, text: str, given: omero.sys.Parameters, current: Ice.Current
-    ) -> list[omero.model.IObject]:
+    def findAllByQuery(self, text: str, given: omero.sys.Parameters, current: Ice.Current) -> list[omero.model.IObject]:
         search = self._search(text, given, current)
         records, plan = search.records(*_page(given.theFilter if given else None)), search.plan()
         context, cache = self.context(current), dict[tuple[str, int, int], omero.model.IObject]()
@@ -86,9 +82,7 @@ class QueryService(Service, omero.api.IQuery):
     def _readable(self, cls: str, current: Ice.Current) -> list[Record]:
         context = self.context(current)
         return [
-            record
-            for record in self.store.all(model.short(cls))
-            if permissions.can_read(self.store, context, record)
+            record for record in self.store.all(model.short(cls)) if permissions.can_read(self.store, context, record)
         ]
 
     def _all(

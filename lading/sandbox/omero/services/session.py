@@ -27,9 +27,7 @@ class SessionService(Service, omero.api.ISession):
     ) -> omero.model.IObject:
         return self._sudo(who, live_ms, 0, current)
 
-    def createUserSession(
-        self, live_ms: int, idle_ms: int, group: str, current: Ice.Current
-    ) -> omero.model.IObject:
+    def createUserSession(self, live_ms: int, idle_ms: int, group: str, current: Ice.Current) -> omero.model.IObject:
         person = self.store.get("Experimenter", self.session.user)
         assert person is not None
         return self._show(self._open(person.text("omeName"), group, live_ms, idle_ms), current)

@@ -20,7 +20,12 @@ class TimelineService(Service, omero.api.ITimeline):
     uses_database = True
 
     def countByPeriod(
-        self, classes: list[str], start: omero.RTime, end: omero.RTime, options: omero.sys.Parameters, current: Ice.Current
+        self,
+        classes: list[str],
+        start: omero.RTime,
+        end: omero.RTime,
+        options: omero.sys.Parameters,
+        current: Ice.Current,
     ) -> dict[str, int]:
         return {cls: len(self._within(cls, start, end, options, current)) for cls in classes or _CLASSES}
 
@@ -35,7 +40,9 @@ class TimelineService(Service, omero.api.ITimeline):
     ) -> dict[str, list[omero.model.IObject]]:
         context = self.context(current)
         return {
-            cls: [graph.build(self.store, record, context) for record in self._within(cls, start, end, options, current)]
+            cls: [
+                graph.build(self.store, record, context) for record in self._within(cls, start, end, options, current)
+            ]
             for cls in classes or _CLASSES
         }
 

@@ -28,9 +28,7 @@ class UpdateService(Service, omero.api.IUpdate):
     def saveArray(self, things: list[omero.model.IObject], current: Ice.Current) -> None:
         self._save(things, current)
 
-    def saveAndReturnArray(
-        self, things: list[omero.model.IObject], current: Ice.Current
-    ) -> list[omero.model.IObject]:
+    def saveAndReturnArray(self, things: list[omero.model.IObject], current: Ice.Current) -> list[omero.model.IObject]:
         self._save(things, current)
         return things
 
