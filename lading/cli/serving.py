@@ -101,3 +101,42 @@ def xnat(root: Path, port: int, projects: tuple[str, ...], ready_file: Path | No
             f"the sandbox needs the Python package {exc.name!r}", next_command="pip install 'lading[sandbox]'"
         ) from exc
     serve_xnat(root, port=port, projects=projects, ready_file=ready_file)
+
+
+@sandbox.command("omero")
+@click.option(
+    "--root", type=click.Path(file_okay=False, path_type=Path), default=Path("sandbox-omero"), show_default=True
+)
+@click.option(
+    "--port", type=click.IntRange(-1, 65535), default=-1, show_default=True, help="TCP without TLS; -1: none."
+)
+@click.option(
+    "--ssl-port", type=click.IntRange(-1, 65535), default=4064, show_default=True, help="TLS. 0 takes a free one."
+)
+@click.option(
+    "--accounts",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Users, passwords and groups (JSON). Without it ROOT/accounts.json, made with new passwords if need be.",
+)
+@click.option("--glacier2", is_flag=True, help="Put Debian's real glacier2router in front.")
+@click.option(
+    "--ready-file", type=click.Path(dir_okay=False, path_type=Path), help="Written, with the ports, once it listens."
+)
+def omero(root: Path, port: int, ssl_port: int, accounts: Path | None, glacier2: bool, ready_file: Path | None) -> None:
+    """A stand-in OMERO on this machine only, for the real `omero` command and every other client. Not OMERO: it says so."""
+    try:
+        from lading.sandbox.omero import server as sandbox_omero  # noqa: PLC0415 - an extra
+    except ImportError as exc:
+        raise ConfigError(
+            f"the sandbox needs the Python package {exc.name!r}",
+            next_command="make omero, then pip install 'lading[omero]'",
+        ) from exc
+    try:
+        options = sandbox_omero.make_options(
+            root, tcp_port=port, ssl_port=ssl_port, people=accounts, behind_glacier2=glacier2
+        )
+        output.say(sandbox_omero.BANNER)
+        output.say(f"users and passwords: {accounts or options.root / sandbox_omero.ACCOUNTS_NAME}")
+        sandbox_omero.serve(options, ready_file=ready_file)
+    except (OSError, ValueError, RuntimeError) as exc:
+        raise ConfigError(f"the stand-in OMERO cannot start below {root}: {exc}") from exc

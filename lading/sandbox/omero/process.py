@@ -28,6 +28,7 @@ class SandboxOmero:
     """A stand-in OMERO. `root` holds everything it keeps; ports stay the same over `stop`, `kill` and `start`.
 
     `idle_ms`: sessions end after so many milliseconds without a call. `limits`: fields of `slots.Limits`.
+    `glacier2`: clients connect to Debian's real glacier2router, which stands in front.
     `java`: images are read with Bio-Formats where it is installed; without it the start of a JVM is saved.
     """
 
@@ -39,8 +40,7 @@ class SandboxOmero:
         people: Accounts | None = None,
         idle_ms: int = 600_000,
         limits: Mapping[str, float] | None = None,
-        behind_glacier2: bool = False,
-        public_tcp_port: int = 0,
+        glacier2: bool = False,
         java: bool = True,
     ) -> None:
         self.root = root.resolve()
@@ -48,7 +48,7 @@ class SandboxOmero:
         self.people = people or accounts.fresh_accounts()
         accounts.write(self._accounts, self.people)
         self._tls, self._idle_ms, self._limits = tls, idle_ms, dict(limits or {})
-        self._behind_glacier2, self._public = behind_glacier2, public_tcp_port
+        self._glacier2 = glacier2
         self._java = java
         self._process: subprocess.Popen[bytes] | None = None
         self._ports: dict[str, int] = {}
@@ -96,8 +96,8 @@ class SandboxOmero:
         argv += ["--ssl-port", str(self._ports.get("ssl", 0) if self._tls else -1), "--idle-ms", str(self._idle_ms)]
         # Not by PR_SET_PDEATHSIG: that would end the server with the *thread* that started it.
         argv += ["--parent", str(os.getpid())]
-        argv += ["--limits", json.dumps(self._limits), "--public-port", str(self._public)]
-        argv += ["--behind-glacier2"] * self._behind_glacier2 + ["--no-java"] * (not self._java)
+        argv += ["--limits", json.dumps(self._limits)]
+        argv += ["--glacier2"] * self._glacier2 + ["--no-java"] * (not self._java)
         with self.log.open("ab") as out:
             self._process = subprocess.Popen(
                 argv,

@@ -18,6 +18,7 @@ from lading.sandbox.omero import directory, errors, graph
 from lading.sandbox.omero.accounts import Accounts
 from lading.sandbox.omero.connections import Connections
 from lading.sandbox.omero.faults import Faults
+from lading.sandbox.omero.glacier2 import Front
 from lading.sandbox.omero.permissions import SYSTEM, Context
 from lading.sandbox.omero.pixels import Images
 from lading.sandbox.omero.records import Record, Ref
@@ -48,13 +49,15 @@ class Hook(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the starter decides. `servants`: open stateful services a session may have; `java`: see `pixels.Images`."""
+    """What the starter decides.
+
+    `front`: a real router's ports. `servants`: open stateful services a session may have. `java`: see `pixels.Images`.
+    """
 
     root: Path
     accounts: Accounts
     listening: Listening
-    behind_glacier2: bool = False
-    public_tcp_port: int = 0
+    front: Front | None = None
     idle_ms: int = IDLE_MS
     servants: int = SERVANTS_PER_SESSION
     threads: int = 100
@@ -74,7 +77,7 @@ class Site:
         self.database_uuid = self.lasting_uuid("database")
         self.sessions = Sessions(self.store, idle_ms=options.idle_ms)
         self.sessions.on_end.append(self._forget)
-        self.connections = Connections(enforced=not options.behind_glacier2)
+        self.connections = Connections(enforced=options.front is None)
         self.wire = Wire(options.listening, threads=options.threads)
         self.background = Background(options.limits)
         self.faults = Faults()
@@ -157,7 +160,7 @@ class Site:
 
     def callback(self, proxy: Ice.ObjectPrx, current: Ice.Current) -> Ice.ObjectPrx:
         """The way back to a client: through the connection it opened, or through the router in front of us."""
-        return proxy if self.options.behind_glacier2 else current.con.createProxy(proxy.ice_getIdentity())
+        return proxy if self.options.front is not None else current.con.createProxy(proxy.ice_getIdentity())
 
     def shared(self, session: Session, name: str, category: str, make: Callable[[], Servant]) -> Ice.ObjectPrx:
         """A service without state, made when it is first asked for."""

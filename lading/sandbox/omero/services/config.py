@@ -52,7 +52,8 @@ class ConfigService(Service, omero.api.IConfig):
             return rtime(milliseconds())
 
     def _values(self) -> dict[str, str]:
-        port = self.site.options.public_tcp_port or self.site.wire.ports().get("tcp", 0)
+        front = self.site.options.front
+        port = front.tcp_port if front is not None else self.site.wire.ports().get("tcp", 0)
         # Clients that asked for it leave TLS after the login, by this address.
         insecure = f"OMERO.Glacier2/router:tcp -p {port} -h @omero.host@" if port else ""
         return {
