@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from lading.testing.dicom import new_study, read_uid, write_series
-from lading.testing.facility import Facility
+from lading.testing.facility import Facility, mail_tables
+from lading.testing.mailserver import MailServer
+
+ADMIN = "admin@example.org"
 
 
 def ask_xnat(site: Facility, method: str, path: str, body: bytes = b"") -> bytes:
@@ -25,8 +28,10 @@ def codes(site: Facility, delivery: object) -> list[str]:
     return [f["code"] for f in site.ask("show", str(delivery))["findings"]]
 
 
-def test_s3_a_power_cut_while_sending_and_while_importing_loses_and_doubles_nothing(make_site) -> None:
-    site = make_site(quiet=1)
+def test_s3_a_power_cut_while_sending_and_while_importing_loses_and_doubles_nothing(
+    make_site, mail: MailServer
+) -> None:
+    site = make_site(quiet=1, more=mail_tables(mail.port))
     site.start_server()
     site.start_agent()
     session = site.instrument / "DEMO" / "sub-001" / "MR1"
@@ -54,6 +59,8 @@ def test_s3_a_power_cut_while_sending_and_while_importing_loses_and_doubles_noth
     assert counts["archived_objects"] == 200
     assert counts["archived_duplicates"] == 0
     assert site.ask("receipt", str(delivery["id"]))["counts"]["verified"] == 200
+    (told,) = mail.wait_for(1)
+    assert "200 verified" in told.get_content()
 
 
 def test_s4_a_flipped_byte_is_found_and_only_that_file_is_sent_again(make_site) -> None:
@@ -111,8 +118,8 @@ def test_s5_a_source_that_changes_after_it_was_listed_is_planned_again(make_site
     assert "changed" in json.dumps(site.ask("show", str(delivery["id"]))["events"])
 
 
-def test_s6_an_unmounted_share_is_refused_without_writing_a_byte_and_recovers(make_site) -> None:
-    site = make_site()
+def test_s6_an_unmounted_share_is_refused_without_writing_a_byte_and_recovers(make_site, mail: MailServer) -> None:
+    site = make_site(more=mail_tables(mail.port, alarm_after=1))
     away = site.root / "away"
     site.inbox.rename(away)
     site.inbox.mkdir()
@@ -124,13 +131,23 @@ def test_s6_an_unmounted_share_is_refused_without_writing_a_byte_and_recovers(ma
         seconds=30,
         why="the missing sentinel is reported",
     )
+    site.start_server()
+    mail.wait_for(2)
     assert list(site.inbox.iterdir()) == []
     site.inbox.rmdir()
     away.rename(site.inbox)
-    site.start_server()
     (delivery,) = site.settle(1, seconds=90)
 
     assert delivery["stage"] == "VERIFIED"
+    mail.wait_for(5)
+    # The agent sees that it cannot carry, the server that its inbox is away: each says so once, and once that it is over.
+    seen = ["the inbox of route mri is not reachable", "the inbox main is not there"]
+    assert sorted(told["Subject"] for told in mail.to(ADMIN)) == sorted(
+        f"[lading] {word}: {what}" for what in seen for word in ("alarm", "well again")
+    )
+    assert len(mail.to("sub-001@example.org")) == 1
+    said = (site.root / "logs" / "server.log").read_text()
+    assert 1 <= said.count("inbox left out") <= 5  # supervisor and workers once each, not at every scan
 
 
 @pytest.mark.root
@@ -173,8 +190,9 @@ def test_s7_a_full_staging_disk_is_refused_with_figures_and_resumes_when_there_i
         subprocess.run(["umount", "-l", str(small)], check=True)
 
 
-def test_s8_a_repository_that_is_down_delays_but_loses_nothing(make_site) -> None:
-    site = make_site()
+def test_s8_a_repository_that_is_down_delays_but_loses_nothing(make_site, mail: MailServer) -> None:
+    team = 'addresses = { DEMO = "team@example.org" }'
+    site = make_site(more=mail_tables(mail.port, quiet=3, alarm_after=2, recovered_after=10, people=team))
     site.faults(down="502")
     site.start_server()
     site.start_agent()
@@ -197,6 +215,25 @@ def test_s8_a_repository_that_is_down_delays_but_loses_nothing(make_site) -> Non
     counts = site.xnat("GET", "counts")
     assert counts["archive_sessions"] == 3
     assert counts["archived_duplicates"] == 0
+    site.until(lambda: len(mail.to(ADMIN)) == 2, seconds=60, why="the alarm is called off")
+    assert [told["Subject"] for told in mail.to(ADMIN)] == [
+        "[lading] alarm: xnat is not reachable",
+        "[lading] well again: xnat is not reachable",
+    ]
+    texts = [told.get_content() for told in mail.to("team@example.org")]
+    assert [sum(f"delivery {d['id']}" in text for text in texts) for d in found] == [1, 1, 1]
+
+
+def test_s25_an_agent_that_is_off_is_an_alarm_until_it_runs_again(make_site, mail: MailServer) -> None:
+    site = make_site(more=mail_tables(mail.port, alarm_after=1))
+    site.start_server()
+    (alarm,) = mail.wait_for(1)
+    assert alarm["Subject"] == "[lading] alarm: the agent of this machine does not run"
+    assert "Next: lading agent run" in alarm.get_content()
+
+    site.start_agent()
+
+    assert mail.wait_for(2)[1]["Subject"] == "[lading] well again: the agent of this machine does not run"
 
 
 def spoil(session: Path, count: int) -> None:
