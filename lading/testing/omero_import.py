@@ -134,9 +134,13 @@ class Importing:
 
 
 def log_in(host: str, port: int, user: str, password: str, *, tls: bool = False) -> omero.client:
-    """A client with a session. Close it with `closeSession` (or `__del__`, which omero-py has for that)."""
+    """A client with a session, to be ended with `closeSession`."""
     client = omero.client(host=f"{'ssl' if tls else 'tcp'}://{host}", port=port)
-    client.createSession(user, password)
+    try:
+        client.createSession(user, password)
+    except BaseException:
+        client.__del__()  # which is omero-py's name for letting go
+        raise
     return client
 
 

@@ -72,6 +72,7 @@ class Faults:
     crash_in_step: list[str] = field(default_factory=list)  # consumed: the server dies before this step ("0" … "5")
     import_errors: list[str] = field(default_factory=list)  # consumed: the ERR names with which the next imports end
     step_delay_s: float = 0.0  # each of the six steps
+    hold_at: list[str] = field(default_factory=list)  # imports wait before these steps until it is empty, never used up
     lost_steps: int = 0  # count of imports whose step callbacks never come
     lost_finished: int = 0  # count of handles whose `finished` callback never comes; polling works
     blank_checksums: int = 0  # count of files whose checksum the database forgets once they were checked

@@ -36,6 +36,7 @@ _NAMED_ERRORS = {
     images.UNREADABLE: "import-file-exception",
 }
 _JAVA_OF_ERRORS = {name: java for java, name in _NAMED_ERRORS.items()}
+_HOLD_S = 0.01
 _STEPS = ("set-read-only", "metadata", "pixel-data", "thumbnails", "processing", "objects")
 
 
@@ -73,6 +74,8 @@ class Import:
             self._session.touched = time.monotonic()
             self._note(f"step {number} ({_STEPS[number]})")
             time.sleep(faults.step_delay_s)
+            while str(number) in faults.hold_at:
+                time.sleep(_HOLD_S)
             if faults.pop("crash_in_step", str(number)):
                 crash()
             try:

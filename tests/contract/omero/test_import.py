@@ -105,6 +105,18 @@ def test_one_file_becomes_one_image_in_its_dataset(client) -> None:
     assert stored(client, ended.fileset) == [("home/me/a.png", sha1(data), "SHA1-160")]
 
 
+def test_a_larger_file_travels_over_tls_in_blocks(server) -> None:
+    port = server.port if server.sandbox is None else server.sandbox.port
+    client = log_in(server.host, port, server.user, server.password, tls=True)
+    data = os.urandom((5 << 20) + 7)
+
+    ended = Importing(client, {"in/big.fake": data}).carry_out()
+
+    assert ended.error == ""
+    assert stored(client, ended.fileset) == [("in/big.fake", sha1(data), "SHA1-160")]
+    client.closeSession()
+
+
 ABC = {
     "SHA1-160": "a9993e364706816aba3e25717850c26c9cd0d89d",
     "MD5-128": "900150983cd24fb0d6963f7d28e17f72",
