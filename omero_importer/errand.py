@@ -8,6 +8,7 @@ from lading.errors import Refused, TargetUnavailable
 from lading.ports import Journal, NoProgress, Progress
 from omero_importer import annotations, attachments, graphs, holdings, uploads
 from omero_importer.annotations import Mark
+from omero_importer.cli_import import CliEngine
 from omero_importer.filesets import FilesetPlan, FilesetRecord, FilesetsDecision, Place
 from omero_importer.holdings import ClientName, HeldFileset, Matching
 from omero_importer.ice import ParametersI, model, omero, unloaded, unwrap
@@ -53,6 +54,8 @@ class Errand:
     @property
     def prefix(self) -> str:
         """What stands in front of every client path."""
+        if self.route.engine == "cli":
+            return f"{self.parcel.root.absolute().as_posix()}/"  # Java's importer knows files by nothing else
         return f"{self.parcel.delivery.labels}/"
 
     def marks(self, connection: Connection) -> list[Mark]:
@@ -110,11 +113,14 @@ class Errand:
                 self._mend(connection, place, found, plan)
                 images[plan.key] = tuple(sorted(found.images))
         missing = [plan for plan in self.decision.filesets if plan.key not in images]
-        engine = IceEngine(connection, self.source, self.settings, self.route, self.valve)
+        engine = self._engine()(connection, self.source, self.settings, self.route, self.valve)
         for plan, record in engine.import_filesets(missing, place, self.journal, self.progress):
             images[plan.key] = record.image_ids
             self._count(plan, record)
         return images
+
+    def _engine(self) -> type[IceEngine] | type[CliEngine]:
+        return CliEngine if self.route.engine == "cli" else IceEngine
 
     def _count(self, plan: FilesetPlan, record: FilesetRecord) -> None:
         self.sent.filesets += 1

@@ -69,6 +69,11 @@ class IceEngine:
         """Import them all, in order. What OMERO cannot read does not stop the others, and is raised at the end (Refused)."""
         if self._in_place is not None:
             self._in_place.demand()
+        plans = list(plans)
+        if not plans:
+            return
+        # Asked before the threads would all ask.
+        _ = self.algorithm
         refused: list[Refused] = []
         under_way: deque[Future[_Uploaded]] = deque()
         window = self.route.uploads

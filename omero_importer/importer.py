@@ -48,9 +48,9 @@ class OmeroImporter:
         decide: Decide | None = None,
     ) -> None:
         self._server, self._route = server, route
-        self._sessions = Sessions(server, in_hand)
         self._targets = Targets(route, state / "locks")
-        self.valve = Valve(state, self._sessions.server, server.valve)
+        self.valve = Valve(state, f"{server.host}:{server.port}", server.valve)
+        self._sessions = Sessions(server, in_hand, on_busy=self.valve.saw_back_off)
         self._decide = decide or UsedFiles(route.files, _shared_bioformats(server.bioformats))
         self._decided: OrderedDict[tuple[str, str, str], FilesetsDecision] = OrderedDict()
         self._lock = threading.Lock()

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 from lading import __version__
@@ -60,12 +61,12 @@ class Connection:
     def __repr__(self) -> str:
         return f"Connection({self.server!r}, {self.user!r}, {self.group!r})"
 
-    @property
+    @cached_property
     def queries(self) -> "omero.api.IQueryPrx":
         """Reads."""
         return self.factory.getQueryService()
 
-    @property
+    @cached_property
     def updates(self) -> "omero.api.IUpdatePrx":
         """Saves."""
         return self.factory.getUpdateService()
@@ -103,9 +104,17 @@ class Connection:
 class Sessions:
     """The logins of this process at one OMERO. Safe to share between threads."""
 
-    def __init__(self, settings: RepositorySettings, in_hand: SessionInHand | None = None) -> None:
+    def __init__(
+        self,
+        settings: RepositorySettings,
+        in_hand: SessionInHand | None = None,
+        *,
+        on_busy: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        """`on_busy` is told when a server stayed busy however long it was waited for: the seconds it asks to be left alone."""
         self.server = f"{settings.host}:{settings.port}"
         self._settings, self._in_hand = settings, in_hand
+        self._on_busy = on_busy
         self._lock = threading.RLock()
         self._open: OrderedDict[Who, Connection] = OrderedDict()
         self._process = os.getpid()
@@ -132,6 +141,8 @@ class Sessions:
                     busy += 1
                     _wait(errors.back_off_s(exc), busy)
                     continue
+                if line.then is Then.WAIT:
+                    self._on_busy(errors.back_off_s(exc))
                 if connection is not None and line.then in (Then.LOG_IN_AGAIN, Then.LOOK_AGAIN):
                     self._forget(who, connection)
                     if not lost:

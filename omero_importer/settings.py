@@ -53,6 +53,18 @@ class ValveSettings:
 
 
 @attrs.frozen(kw_only=True)
+class CliSettings:
+    """How to run `omero import` (for routes with `engine = "cli"`).
+
+    `command`: the program and its first words. `client_dir`: the folder with the jars of OMERO.java, of the server's version;
+    nothing is ever downloaded.
+    """
+
+    command: tuple[str, ...] = ("omero",)
+    client_dir: str = ""
+
+
+@attrs.frozen(kw_only=True)
 class RepositorySettings:
     """How to reach one OMERO. Times are in seconds.
 
@@ -61,7 +73,7 @@ class RepositorySettings:
     when you say so with "anywhere". `web`: address of OMERO.web, for links in receipts.
     `keep_alive`: how often the session is kept from
     expiring. `connect_timeout` bounds a connection, `read_timeout` any answer, `import_timeout` one fileset's import, and
-    `patience` the wait for an import that somebody else has under way. `valve`, `bioformats`: see there.
+    `patience` the wait for an import that somebody else has under way. `valve`, `bioformats`, `cli`: see there.
     """
 
     host: str
@@ -77,12 +89,14 @@ class RepositorySettings:
     patience: float = 60.0
     valve: ValveSettings = attrs.field(factory=ValveSettings)
     bioformats: BioFormatsSettings = attrs.field(factory=BioFormatsSettings)
+    cli: CliSettings = attrs.field(factory=CliSettings)
 
 
 @attrs.frozen(kw_only=True)
 class RouteSettings:
     """What to do with the deliveries of one route.
 
+    `engine`: "ice" imports by itself, "cli" has `omero import` do it.
     Templates take {project}, {participant}, {session}. `project`, `dataset`: where images go; with `screen` set, plates and
     images go there instead, and neither project nor dataset is used. `create`: "all" makes what is missing, "dataset" wants
     the project to be there (a mistyped label then makes no new project), "none" wants both.
@@ -99,6 +113,7 @@ class RouteSettings:
     `uploads`: files under way at once. `block_kb`: bytes per message.
     """
 
+    engine: str = "ice"
     project: str = "{project}"
     dataset: str = "{participant}_{session}"
     screen: str = ""
@@ -122,6 +137,7 @@ class RouteSettings:
 
 
 _WORDS: Mapping[str, tuple[str, ...]] = {
+    "engine": ("ice", "cli"),
     "create": ("all", "dataset", "none"),
     "on_existing": ("refuse", "append"),
     "blank_digest": ("unverified", "download"),

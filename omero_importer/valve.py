@@ -123,8 +123,8 @@ class Valve:
             self.close(f"only {free:.1f} GB of its disk are free (valve.free_gb = {self._settings.free_gb:g})")
 
     def saw_back_off(self, seconds: float) -> None:
-        """The server asked us to stay away for so long."""
-        self.close(f"it asked us to stay away for {seconds:.1f} s: its database is busy")
+        """The server stayed busy however long we waited; it asked us to stay away for so long."""
+        self.close(f"it is busy and stays so; it asks us to stay away for {seconds:.1f} s")
 
     @contextmanager
     def import_under_way(self) -> Iterator[None]:

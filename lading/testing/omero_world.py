@@ -71,7 +71,7 @@ class OmeroWorld:
     def errand(self, parcel: Parcel) -> Errand:
         return Errand(
             factory="omero_importer.importer:OmeroImporter",
-            repository=self.repository(self._login("carol", USERS["carol"])),
+            repository=self.repository(self.login("carol", USERS["carol"])),
             route=self._route,
             inbox=str(self.inbox.root),
             state=str(self.folder / f"state-{parcel.delivery.id}"),
@@ -156,7 +156,7 @@ class OmeroWorld:
     def importer_of(self, user: str, password: str, **route: object) -> OmeroImporter:
         """One with any login; `route` as in `importer`."""
         made = OmeroImporter.from_settings(
-            self.repository(self._login(user, password)),
+            self.repository(self.login(user, password)),
             {**self._route, **route},
             inbox_root=self.inbox.root,
             state=self.folder / "state",
@@ -222,7 +222,8 @@ class OmeroWorld:
         for importer in self._importers:
             importer.close()
 
-    def _login(self, user: str, password: str) -> str:
+    def login(self, user: str, password: str) -> str:
+        """Put a login into the environment; the prefix of its names."""
         prefix = f"{self.project}_{uuid4().hex[:6]}"
         os.environ[f"{prefix}_USER"], os.environ[f"{prefix}_PASSWORD"] = user, password
         return prefix
