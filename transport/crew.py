@@ -24,8 +24,15 @@ class Crew(Generic[Work]):
     `do` should ask `goes_on` now and then, and stop when it says no.
     """
 
-    def __init__(self, place: RemotePlace, watch: Watch, do: Callable[[Watched, Work], None]) -> None:
-        self._place, self._watch, self._do = place, watch, do
+    def __init__(
+        self,
+        place: RemotePlace,
+        watch: Watch,
+        do: Callable[[Watched, Work], None],
+        *,
+        grace_s: float = _GRACE_S,
+    ) -> None:
+        self._place, self._watch, self._do, self._grace_s = place, watch, do, grace_s
         self._work: queue.Queue[Work | None] = queue.Queue(maxsize=2 * place.streams)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -38,11 +45,11 @@ class Crew(Generic[Work]):
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self._stopped.set()
-        self._join(_GRACE_S)
+        self._join(self._grace_s)
         # Whoever still waits for the server is woken by the loss of the connection.
         if any(thread.is_alive() for thread in self._threads):
             self._watch.close_all()
-            self._join(_GRACE_S)
+            self._join(self._grace_s)
 
     def goes_on(self) -> bool:
         """Whether there is a point in going on."""

@@ -1,0 +1,119 @@
+"""A partner's folder is fetched on a schedule and ends in the repository; by hand it is one command. Over a real sshd (S21)."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lading.testing.dicom import write_series
+from lading.testing.facility import Facility
+from lading.testing.servers import Sshd, missing_for_sshd, sshd
+
+pytest.importorskip("asyncssh", reason="asyncssh is not installed (extra: sftp)")
+pytestmark = pytest.mark.skipif(bool(missing_for_sshd()), reason=missing_for_sshd())
+
+
+@pytest.fixture
+def partner(tmp_path):
+    (tmp_path / "partner").mkdir()
+    with sshd(tmp_path / "ssh") as server:
+        yield server
+
+
+def _fetch_table(server: Sshd, remote: Path, more: str) -> str:
+    return f"""
+[routes.mri.fetch]
+kind = "sftp"
+target = "{server.user}@127.0.0.1:{remote}"
+port = {server.port}
+identity = "{server.identity}"
+known_hosts = "{server.known_hosts}"
+{more}
+"""
+
+
+@pytest.mark.slow
+def test_s21_a_partners_folder_is_fetched_and_verified_and_what_is_odd_is_told(make_site, tmp_path, partner) -> None:
+    remote = tmp_path / "partner"
+    session = remote / "DEMO" / "sub-001" / "MR1"
+    write_series(session, 6)
+    (session / "0001 (conflicted copy 2026-05-04 181500).dcm").write_bytes(b"another version")
+    (session / "failed.dcm").write_bytes(b"")
+    growing = remote / "DEMO" / "sub-002" / "MR1"
+    last = write_series(growing, 3, participant="sub-002")[-1]
+    content = last.read_bytes()
+    last.write_bytes(content[:1])
+    site: Facility = make_site(
+        checks=_fetch_table(partner, remote, "quiet = 1\nevery = 0.5\ndeadline_days = 7\nwarn_days = 7")
+    )
+    done = threading.Event()
+
+    def grow() -> None:
+        position = 1
+        with last.open("ab", buffering=0) as file:
+            while not done.wait(0.1):
+                file.write(content[position : position + 1])
+                position += 1
+            file.write(content[position:])
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    try:
+        site.start_server()
+        (first,) = site.settle(1, seconds=90)
+        time.sleep(2)
+        while_growing = {folder["path"]: folder["state"] for folder in site.ask("status")["fetch"]}
+    finally:
+        done.set()
+        writer.join()
+    both = site.settle(2, seconds=90)
+
+    assert first["stage"] == "VERIFIED"
+    assert while_growing == {"DEMO/sub-001/MR1": "fetched", "DEMO/sub-002/MR1": "waiting"}
+    assert {delivery["stage"] for delivery in both} == {"VERIFIED"}
+    told = {folder["path"]: folder for folder in site.ask("status")["fetch"]}
+    assert sorted(finding["code"] for finding in told["DEMO/sub-001/MR1"]["findings"]) == [
+        "conflict-copy",
+        "empty-file",
+    ]
+    assert all(folder["safe"] and not folder["urgent"] for folder in told.values())
+    words = site.run("status").stdout
+    assert "fetched 2 of 2 remote folders" in words
+    assert "conflict-copy, empty-file" in words
+    assert len(os.listdir(session)) == 8, "the source is only read"
+
+
+def test_fetching_by_hand_waits_for_quiet_and_says_what_comes_next(tmp_path, partner) -> None:
+    remote = tmp_path / "partner"
+    session = remote / "DEMO" / "sub-001" / "MR1"
+    session.mkdir(parents=True)
+    (session / "a.dat").write_bytes(b"a")
+    (session / "b (conflicted copy 2026-05-04).dat").write_bytes(b"b")
+    site = Facility(tmp_path / "site")
+    site.root.mkdir()
+    site.configure(
+        checks=_fetch_table(partner, remote, "quiet = 0.5\ndeadline_days = 1000000\nwarn_days = 1000000"),
+        inbox=str(tmp_path / "inbox"),
+        url="http://127.0.0.1:9",
+    )
+    assert site.run("inbox", "create").returncode == 0
+
+    rehearsed = site.ask("fetch", "mri", "--dry-run")
+    once = site.run("fetch", "mri", "DEMO/sub-001/MR1")
+    fetched = site.ask("fetch", "mri", "--wait", "--timeout", "60")
+    nothing_new = site.run("fetch", "mri")
+    wrong = site.run("fetch", "nmr")
+    elsewhere = site.run("fetch", "mri", "DEMO/sub-009/MR1")
+
+    assert [(folder["path"], folder["files"]) for folder in rehearsed["folders"]] == [("DEMO/sub-001/MR1", 1)]
+    assert once.returncode == 7
+    assert "waiting" in once.stdout
+    (folder,) = fetched["folders"]
+    assert folder["state"] == "fetched"
+    assert (tmp_path / "inbox" / ".lading/incoming" / folder["delivery"] / "data" / "a.dat").read_bytes() == b"a"
+    assert nothing_new.returncode == 0
+    assert "conflict-copy" in nothing_new.stdout
+    assert (wrong.returncode, "mri" in wrong.stderr) == (2, True)
+    assert (elsewhere.returncode, "is not a session folder" in elsewhere.stderr) == (4, True)
