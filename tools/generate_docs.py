@@ -111,6 +111,9 @@ def settings_page() -> str:
         ("`[agent]`", config.AgentConfig),
         ("`[[agent.watch]]`", config.WatchConfig),
         ("`[server]`", config.ServerConfig),
+        ("`[mail]`", config.MailConfig),
+        ("`[people]`", config.PeopleConfig),
+        ("`[reporters.NAME]`", config.ReporterConfig),
     ):
         lines += [f"## {title}\n", inspect.getdoc(kind) or "", "", "| key | type | default |", "|---|---|---|"]
         for field in attrs.fields(kind):

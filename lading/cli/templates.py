@@ -10,6 +10,14 @@ path = "{inbox}"            # the staging inbox{inbox_note}
 # keep_days = 7             # how long the staged copy stays after it was verified
 
 {repository_table}
+# [mail]                    # tell people what became of their sessions, and the operators what is wrong
+# server = "smtp.example.org"
+# sender = "lading@example.org"
+# admin = ["imaging@example.org"]
+# credentials = "env"       # LADING_MAIL_USER and LADING_MAIL_PASSWORD; or "keyring", "file:/path" (mode 0600); empty for none
+# [people]
+# template = "{{sender}}@example.org"   # or {{participant}}; single ones: addresses = {{ alice = "a.smith@example.org" }}
+
 [server]
 database = "embedded"       # or "postgresql://user@host/lading" (password in ~/.pgpass)
 workers = 2

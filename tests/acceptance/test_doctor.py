@@ -2,15 +2,18 @@
 
 import subprocess
 
-from lading.testing.facility import Facility
+from lading.testing.facility import Facility, mail_tables
+from lading.testing.mailserver import MailServer
 
 
 def levels(site: Facility) -> dict[str, str]:
     return {d["area"]: d["level"] for d in site.ask("doctor")["diagnoses"]}
 
 
-def test_the_doctor_is_content_with_a_sound_site_and_names_what_is_wrong_with_a_sick_one(make_site) -> None:
-    site = make_site(checks='[routes.mri.checks.layout.per_project.DEMO]\nsession = ".*"')
+def test_the_doctor_is_content_with_a_sound_site_and_names_what_is_wrong_with_a_sick_one(
+    make_site, mail: MailServer
+) -> None:
+    site = make_site(checks='[routes.mri.checks.layout.per_project.DEMO]\nsession = ".*"', more=mail_tables(mail.port))
     site.start_server()
     site.start_agent()
     site.until(
@@ -18,14 +21,20 @@ def test_the_doctor_is_content_with_a_sound_site_and_names_what_is_wrong_with_a_
     )
 
     sound = levels(site)
+    assert mail.mails == []
+    assert site.run("doctor", "--test-mail", "somebody@example.org").returncode == 0
+    assert [told["To"] for told in mail.mails] == ["somebody@example.org"]
     site.kill("xnat")
+    mail.stop()
     (site.inbox / ".lading" / "inbox.json").rename(site.root / "away.json")
     sick = site.ask("doctor")
 
     assert set(sound.values()) == {"ok"}, sound
-    assert {"inbox main", "database", "repository xnat", "project DEMO", "route mri", "server", "agent"} <= set(sound)
+    assert {"inbox main", "database", "repository xnat", "project DEMO", "route mri", "mail", "server", "agent"} <= set(
+        sound
+    )
     failed = {d["area"]: d for d in sick["diagnoses"] if d["level"] == "fail"}
-    assert {"repository xnat", "inbox main", "route mri"} <= set(failed)
+    assert {"repository xnat", "inbox main", "route mri", "mail"} <= set(failed)
     assert all(d["next"] for d in failed.values())
 
 

@@ -62,7 +62,7 @@ def test_help_needs_neither_settings_nor_extras(arguments: tuple[str, ...], tmp_
     assert "Usage" in shown.stdout
 
 
-@pytest.mark.parametrize("group", ["lading.transports", "lading.sources", "lading.checks", "lading.importers"])
+@pytest.mark.parametrize("group", ["lading.transports", "lading.sources", "lading.checks", "lading.importers", "lading.reporters"])
 def test_every_registered_part_can_be_loaded(group: str) -> None:
     ours = [point for point in entry_points(group=group) if point.dist and point.dist.name == "lading"]
 
