@@ -112,6 +112,12 @@ class Faults:
             if name == operation:
                 time.sleep(float(seconds))
 
+    @staticmethod
+    def wait(seconds: float) -> None:
+        """The slowness of a knob. Even sleeping for no time at all would give the processor away."""
+        if seconds > 0:
+            time.sleep(seconds)
+
     def as_dict(self) -> dict[str, KnobValue]:
         """All knobs by name."""
         return {knob.name: getattr(self, knob.name) for knob in dataclasses.fields(self) if knob.name != "_lock"}

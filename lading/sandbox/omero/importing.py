@@ -73,7 +73,7 @@ class Import:
             # A running import keeps its session alive, whether its client does or not.
             self._session.touched = time.monotonic()
             self._note(f"step {number} ({_STEPS[number]})")
-            time.sleep(faults.step_delay_s)
+            faults.wait(faults.step_delay_s)
             while str(number) in faults.hold_at:
                 time.sleep(_HOLD_S)
             if faults.pop("crash_in_step", str(number)):

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import os
 import stat
-import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,7 +81,7 @@ class StoredFiles:
         path = self.path(record)
         if self.faults.damaged_uploads and self.faults.take("damaged_uploads"):
             _damage(path)
-        time.sleep(self.faults.hash_delay_s)
+        self.faults.wait(self.faults.hash_delay_s)
         found = self.hash(record)
         if self.faults.wrong_hashes and self.faults.take("wrong_hashes"):
             found = found[::-1] if found != found[::-1] else found[:-1] + "x"
@@ -135,7 +134,7 @@ class OpenFile:
         full_at = self._faults.disk_full_at
         if (self._faults.disk_full and self._faults.take("disk_full")) or -1 < full_at < end:
             raise errors.resource(f"{self._path}: No space left on device")
-        time.sleep(self._faults.write_delay_s)
+        self._faults.wait(self._faults.write_delay_s)
         view = memoryview(data)
         try:
             descriptor = self._open()
