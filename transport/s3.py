@@ -40,15 +40,16 @@ _SLOT_BYTES = 100  # of `.lading/incoming/ID/data/`
 class S3Config:
     """`bucket`; `prefix`: the inbox's folder in it, one per project or instrument as you like; `endpoint`: "" is Amazon.
 
-    `access_key`, with its secret in `secret_key` as "env:NAME", "file:PATH" (0600) or "keyring:SERVICE/USER"; or `profile`, one
-    of ~/.aws; or `anonymous`; else Amazon's own chain looks for a login (environment, ~/.aws, instance role). `ca`: certificates (PEM) to trust instead of the usual ones.
+    `access_key`, with its secret in `secret_key` as "env:NAME", "file:PATH" (0600) or "keyring:SERVICE/USER"; or `profile`,
+    one of ~/.aws; or `anonymous`; else Amazon's own chain looks for a login (environment, ~/.aws, instance role).
+    `ca`: certificates (PEM) to trust instead of the usual ones. `addressing`: "path", "virtual", "auto".
     `sse`: "AES256" or "aws:kms" with `kms_key`; `storage_class` as the server names it, like "STANDARD_IA".
     `part_mib`: files larger than that go in parts of it; `parts_at_once`: over all files, each held in memory; `streams`:
     files at a time. `checksum`: "crc32" hands the server the checksum of each part and of the whole object, "none" is for
     servers that refuse it (each part then has its MD5 alone). `trust_checksums`: believe the SHA-256 that the server keeps
     of an object instead of reading it back; Amazon proves it on arrival, others may only store what they were told.
     `stale_days`: unfinished uploads of deliveries that are older are given up, 0 keeps them.
-    `connect_timeout` and `timeout` (seconds without an answer); what fails is tried once more.
+    `connect_timeout` and `timeout` (seconds without an answer); `tries` of each request.
     """
 
     bucket: str
@@ -72,6 +73,7 @@ class S3Config:
     stale_days: float = 7.0
     connect_timeout: float = 10.0
     timeout: float = 30.0
+    tries: int = 2
 
     def __attrs_post_init__(self) -> None:
         """Refuse what cannot work. Raises ValueError, which `structure` turns into a ConfigError."""
@@ -200,7 +202,7 @@ def _client(config: S3Config) -> Any:
                 **signature,
                 connect_timeout=config.connect_timeout,
                 read_timeout=config.timeout,
-                retries={"mode": "standard", "total_max_attempts": 2},
+                retries={"mode": "standard", "total_max_attempts": max(1, config.tries)},
                 max_pool_connections=config.streams + config.parts_at_once + 2,
                 s3={"addressing_style": config.addressing},
                 # Trailing checksums need a framing that not every server understands; ours go ahead of the body.

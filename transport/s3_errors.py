@@ -67,7 +67,8 @@ _NO_LOGIN = (
     boto.UnauthorizedSSOTokenError,
 )
 _BROKEN_LINE = (
-    boto.HTTPClientError,  # connecting, TLS, time-outs, a closed connection
+    boto.ConnectionError,
+    boto.HTTPClientError,  # TLS, time-outs, a closed connection
     boto.IncompleteReadError,
     boto.ResponseStreamingError,
     urllib3.exceptions.HTTPError,
