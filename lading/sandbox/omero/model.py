@@ -111,7 +111,7 @@ def relatives(name: str) -> tuple[str, ...]:
 def is_enumeration(name: str) -> bool:
     """A class whose records are just values, the same for everybody ("PixelsType", "Format")."""
     described = model_class(name)
-    return not described.collections and {"value"} <= set(described.fields) <= {"value", "measurementSystem"}
+    return not described.collections and {"value"} <= set(described.fields) <= {"value", "bitSize", "measurementSystem"}
 
 
 def is_link(name: str) -> bool:
