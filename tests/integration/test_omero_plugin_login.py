@@ -2,16 +2,22 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from lading.agent.loop import has_carrier
 from lading.sandbox.omero import SandboxOmero
 from lading.testing.omero_command import OmeroCommand
 from lading.testing.omero_facility import people
 
 SETTINGS = """
 home = "state"
+
+[inboxes.main]
+path = "inbox"
+keep_free_gb = 0
 
 [repositories.micro]
 kind = "omero"
@@ -110,16 +116,20 @@ def test_what_a_person_sends_is_sent_as_that_person(omero: OmeroCommand, sandbox
     session = omero.home / "session"
     session.mkdir()
     (session / "image.tif").write_bytes(b"pixels")
+    assert omero.run("transport", "inbox", "create").returncode == 0
 
     sent = omero.run(
         "transport", *login(sandbox, "erin"), "send", "session", "--route", "microscopy",
         "--project", "P", "--participant", "mouse-1", "--session", "day-1", "--json",
     )  # fmt: skip
-    listed = omero.run("transport", "list", "--json")
 
     assert sent.returncode == 0, sent.stdout + sent.stderr
-    (delivery,) = json.loads(listed.stdout)["deliveries"]
-    assert delivery["sender"] == f"erin@{sandbox.host}"
+    # Written last, by the carrier that `send` left behind; it ends by itself then.
+    seal = omero.home / "inbox" / ".lading" / "incoming" / json.loads(sent.stdout)["id"] / "manifest.json"
+    deadline = time.monotonic() + 90
+    while (not seal.exists() or has_carrier(omero.home / "state")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert json.loads(seal.read_text())["sender"] == f"erin@{sandbox.host}"
 
 
 def test_a_wrong_password_leaves_with_the_exit_code_of_a_refusal(omero: OmeroCommand, sandbox: SandboxOmero) -> None:
