@@ -90,7 +90,7 @@ class OmeroImporter:
         where = target.address(self._route, Labels(project, "participant", "session"))
         needs_more = any(
             f"{{{label}}}" in text
-            for label in ("participant", "session")
+            for label in ("participant", "session", "sender")
             for text in (self._route.owner, self._route.group, self._route.project)
         )
         if needs_more or where.screen:
@@ -103,7 +103,7 @@ class OmeroImporter:
 
     def plan(self, parcel: Parcel, skips: Mapping[str, str] | None = None) -> ImportPlan:
         """The preflight. `skips` maps files (paths) that a check leaves out to the reason; the plan carries it on."""
-        where = target.address(self._route, parcel.delivery.labels)
+        where = target.address(self._route, parcel.delivery.labels, parcel.delivery.sender)
         self.valve.demand_open()
         errand = self._errand(parcel, where, dict(skips or {}), _NoJournal())
         findings = errand.decision.findings

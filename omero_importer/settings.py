@@ -101,7 +101,7 @@ class RouteSettings:
     images go there instead, and neither project nor dataset is used. `create`: "all" makes what is missing, "dataset" wants
     the project to be there (a mistyped label then makes no new project), "none" wants both.
     `group`: the OMERO group, "" is the account's own. `owner`: whose the data shall be: a user name or template, "" is the
-    account's own user; `owners` and `groups` map what the templates give to OMERO's names. Another owner needs an account with the
+    account's own user, and "{sender}" whoever the delivery's papers say has sent it; `owners` and `groups` map what the templates give to OMERO's names. Another owner needs an account with the
     privilege Sudo.
     `on_existing`: another delivery has filled this session before: "refuse", or "append". The same content is never doubled.
     `checksum`: one of OMERO's names, "" lets the server choose among those that the manifest has.
@@ -184,8 +184,9 @@ def route_settings(settings: Settings, where: str = "routes.X.import") -> RouteS
     for word in found.annotate:
         if word not in ("dataset", "images"):
             raise ConfigError(f"{where}.annotate: {word!r}{nearest(word, ('dataset', 'images'))}", next_command=_DOCTOR)
-    for key in ("project", "dataset", "screen", "group", "owner"):
+    for key in ("project", "dataset", "screen", "group"):
         _demand_template(getattr(found, key), f"{where}.{key}")
+    _demand_template(found.owner, f"{where}.owner", "sender")
     for tag in found.tags:
         _demand_template(tag, f"{where}.tags")
     if not found.screen and not (found.project and found.dataset):
@@ -197,16 +198,16 @@ def route_settings(settings: Settings, where: str = "routes.X.import") -> RouteS
     return attrs.evolve(found, files=checked(found.files, f"{where}.files"))
 
 
-def filled(template: str, labels: Labels) -> str:
-    """The template with the delivery's labels in it."""
-    values = labels.as_dict()
+def filled(template: str, labels: Labels, sender: str = "") -> str:
+    """The template with the delivery's labels in it, and the user in `sender` (user@host)."""
+    values = labels.as_dict() | {"sender": sender.partition("@")[0]}
     return _FIELD.sub(lambda match: values[match.group(1)], template)
 
 
-def _demand_template(template: str, where: str) -> None:
+def _demand_template(template: str, where: str, *more: str) -> None:
+    words = ("project", "participant", "session", *more)
     for name in _FIELD.findall(template):
-        if name not in ("project", "participant", "session"):
-            words = ("project", "participant", "session")
+        if name not in words:
             raise ConfigError(
                 f"{where} = {template!r}: {{{name}}} is unknown{nearest(name, words)}", next_command=_DOCTOR
             )

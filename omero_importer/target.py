@@ -43,9 +43,9 @@ class Container:
     may_link: bool
 
 
-def address(route: RouteSettings, labels: Labels) -> Address:
-    """The target that the route's templates give for a delivery. Raises Refused when OMERO could not store such a name."""
-    owner, group = filled(route.owner, labels), filled(route.group, labels)
+def address(route: RouteSettings, labels: Labels, sender: str = "") -> Address:
+    """The target that the route's templates give for a delivery by `sender` (user@host). Raises Refused when OMERO could not store such a name."""
+    owner, group = filled(route.owner, labels, sender), filled(route.group, labels)
     found = Address(
         Who(route.owners.get(owner, owner), route.groups.get(group, group)),
         "" if route.screen else filled(route.project, labels),
