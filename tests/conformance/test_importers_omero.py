@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("omero", reason="omero-py is not installed: make omero")
 
-from lading.sandbox.omero import SandboxOmero  # noqa: E402
-from lading.testing.importer_suite import ImporterSuite  # noqa: E402
-from lading.testing.omero_world import OmeroWorld, running_omero  # noqa: E402
+from lading.sandbox.omero import SandboxOmero
+from lading.testing.importer_suite import ImporterSuite
+from lading.testing.omero_world import OmeroWorld, running_omero
 
 
 @pytest.fixture(scope="module")

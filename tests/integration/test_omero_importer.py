@@ -167,7 +167,7 @@ def test_a_file_of_an_unknown_format_is_refused(world: OmeroWorld) -> None:
     parcel = world.parcel(images=1, files={"fake.tif": b"this is no image"})
     importer = world.importer(files={"filesets": [{"pattern": "*.tif"}]})
 
-    with pytest.raises(Refused, match="fake.tif"):
+    with pytest.raises(Refused, match=r"fake\.tif"):
         carry_out(importer, parcel)
 
     assert [row[1] for row in filesets(world, parcel)] == [1]
@@ -217,11 +217,9 @@ def test_a_slow_database_closes_the_valve_for_everybody(world: OmeroWorld) -> No
     importer, other = world.importer(), world.importer()
     world.sandbox.faults(slow=["getDatabaseTime=2.2"])
 
-    for _ in range(2):
-        try:
-            carry_out(importer, parcel)
-        except TargetUnavailable as exc:
-            assert "database" in exc.message
+    carry_out(importer, parcel)  # one slow answer may be chance
+    with pytest.raises(TargetUnavailable, match="database"):
+        carry_out(importer, parcel)
 
     with pytest.raises(TargetUnavailable, match="leave the server alone"):
         other.probe()
