@@ -11,7 +11,7 @@ wheel=$(echo "$place"/dist/*.whl)
 "$python" -m venv "$place/venv"
 "$place/venv/bin/python" -m pip install --quiet --upgrade pip
 "$place/venv/bin/python" -m pip install --quiet --find-links "${LADING_WHEELS:-.cache/wheels}" "$wheel[all,omero]" \
-    pytest pytest-timeout psutil httpx tifffile
+    pytest pytest-timeout psutil httpx aiosmtpd tifffile
 cp -r tests "$place/tests"
 cp setup.cfg "$place/setup.cfg"
 cd "$place"

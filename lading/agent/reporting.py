@@ -6,14 +6,13 @@ inbox that does not answer, files that came late. Without mail settings it says 
 
 import json
 import sqlite3
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from lading.agent.outbox import UNSENT, Outbox
+from lading.agent.outbox import Outbox
 from lading.config import Config
-from lading.delivery import DeliveryId, Stage
+from lading.delivery import DeliveryId
 from lading.desk import Account
 from lading.errors import OutOfSpace, Unreachable
 from lading.ports import Report
@@ -23,7 +22,11 @@ from lading.reporters.words import Story, plural
 REPORT_EVERY_S = 1.0
 _KEPT_S = 30 * 86_400.0
 _IN_THE_WAY = {Unreachable.code: "is not reachable", OutOfSpace.code: "is full"}
-"""Errors that are the inbox's, not the delivery's: one alarm for all that wait."""
+"""Errors that are the inbox's, not the delivery's: one alarm for all that wait, which are tried again by themselves."""
+_WAITING = (
+    "SELECT route, error_code, count(*) AS number, max(error) AS error FROM deliveries"
+    " WHERE stage IN ('FOUND', 'READY', 'SENDING', 'ARRIVED', 'HELD') AND error_code IN (?, ?) GROUP BY route, error_code"
+)
 
 
 def office(config: Config, outbox: Outbox) -> Office:
@@ -40,19 +43,18 @@ def conditions(outbox: Outbox) -> list[Condition]:
         )
         for report in outbox.watches() if report.error
     ]  # fmt: skip
-    waiting: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for item in outbox.deliveries(*UNSENT, Stage.ARRIVED):
-        if item.error_code in _IN_THE_WAY:
-            waiting[item.delivery.route, item.error_code].append(item.error)
-    for (route, code), errors in waiting.items():
+    for row in outbox.rows(_WAITING, *_IN_THE_WAY):
+        route, code = row["route"], row["error_code"]
         found.append(
             Condition(
-                f"route/{route}/{code}", f"the inbox of route {route} {_IN_THE_WAY[code]}",
-                detail=f"{plural(len(errors), 'delivery')} wait for it.", quoted=f"What happened last: {errors[0]}",
+                f"route/{route}/{code}",
+                f"the inbox of route {route} {_IN_THE_WAY[code]}",
+                detail=f"{plural(row['number'], 'delivery')} wait for it.",
+                quoted=f"What happened last: {row['error']}",
                 safe="Nothing is lost: the sources are untouched, and are carried once it is well.",
                 next_command="lading doctor",
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -79,10 +81,11 @@ class OutboxDrawer:
                 self._open = None
 
     def untold(self, audience: Audience) -> Sequence[Ended]:
-        """Held for whatever reason, or refused before it left; what was refused in the inbox, the server tells."""
+        """Held for a reason of its own, or refused before it left; what was refused in the inbox, the server tells."""
         rows = self._outbox.rows(
             "SELECT id, updated_at FROM deliveries WHERE (stage = 'HELD' OR (stage = 'REJECTED' AND arrived_at = 0))"  # noqa: S608 - our own text
-            f" AND told_{audience} <> stage || '/' || error_code ORDER BY updated_at"
+            f" AND told_{audience} <> stage || '/' || error_code AND error_code NOT IN (?, ?) ORDER BY updated_at",
+            *_IN_THE_WAY,
         )
         now = self._outbox.clock()
         return [Ended(self._outbox.get(row["id"]).delivery, max(0.0, now - row["updated_at"])) for row in rows]

@@ -1,7 +1,10 @@
 """Who is told, in which words, and how a mail leaves: against a real mail server on loopback."""
 
+import json
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -292,6 +295,36 @@ def test_settings_that_cannot_be_used_are_named(plain: MailServer, changes: dict
 def test_the_mail_reporter_fills_its_role(plain: MailServer) -> None:
     assert isinstance(MailReporter(settings(plain)), Reporter)
     assert isinstance(AppriseReporter.from_settings({"urls": "env:X"}, where="reporters.chat"), Reporter)
+
+
+def test_a_chat_hears_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[dict[str, str]] = []
+
+    class Chat(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    chat = HTTPServer(("127.0.0.1", 0), Chat)
+    threading.Thread(target=chat.serve_forever, daemon=True).start()
+    monkeypatch.setenv("CHAT", f"json://127.0.0.1:{chat.server_port}")
+    reporter = AppriseReporter.from_settings({"urls": "env:CHAT"}, where="reporters.chat")
+    reporter.probe()
+    assert heard == []
+
+    reporter.send(report("[lading] alarm: xnat is not reachable"))
+    chat.shutdown()
+    chat.server_close()
+
+    assert [(h["title"], h["message"].strip()) for h in heard] == [
+        ("[lading] alarm: xnat is not reachable", "one\ntwo")
+    ]
+    with pytest.raises(ReporterAway):
+        reporter.send(report())
 
 
 def test_a_chat_address_in_the_settings_is_refused_unquoted() -> None:

@@ -10,7 +10,7 @@ from lading.agent.outbox import Outbox, WatchReport
 from lading.agent.reporting import OutboxDrawer, conditions, raised
 from lading.config import Config, MailConfig, PeopleConfig
 from lading.delivery import DeliveryId, Labels, Stage
-from lading.errors import AccessDenied, Unreachable
+from lading.errors import AccessDenied, OutOfSpace, SourceChanged, Unreachable
 from lading.findings import error
 from lading.reporters.office import Condition, Office
 from lading.testing.mailserver import MailServer, mail_server
@@ -106,7 +106,7 @@ def test_the_same_trouble_is_told_once_and_another_one_again(site: Site) -> None
     office = site.office()
     site.now += 61
     office.round([])
-    for trouble in (AccessDenied("the key is refused again"), Unreachable("no longer there")):
+    for trouble in (AccessDenied("the key is refused again"), SourceChanged("no longer there")):
         site.outbox.retry(held)
         site.outbox.fail(held, Stage.HELD, trouble)
         site.now += 61
@@ -231,6 +231,19 @@ def test_an_unreachable_inbox_is_one_condition_for_all_that_wait(site: Site) -> 
 
     assert found.what == "the inbox of route mri is not reachable"
     assert found.detail.startswith("40 deliveries wait")
+
+
+def test_a_full_inbox_is_one_alarm_and_no_mail_about_each_that_waits(site: Site) -> None:
+    for number in range(5):
+        labels = Labels("P", "s", str(number))
+        item = site.outbox.take(site.outbox.home / f"{number}", "mri", labels, fingerprint="", sender="alice@scanner")
+        site.outbox.fail(item.id, Stage.HELD, OutOfSpace("9 bytes are missing"), again_in=60, resume=Stage.READY)
+    for _ in range(4):
+        site.office().round(conditions(site.outbox))
+        site.now += 500
+
+    assert site.server.subjects() == ["[lading] alarm: the inbox of route mri is full"]
+    assert "5 deliveries wait" in site.texts(ADMIN)[0]
 
 
 def test_a_mail_server_that_is_down_is_not_asked_at_every_round(tmp_path: Path) -> None:
