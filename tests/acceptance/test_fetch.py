@@ -41,8 +41,8 @@ def test_s21_a_partners_folder_is_fetched_and_verified_and_what_is_odd_is_told(m
     write_series(session, 6)
     (session / "0001 (conflicted copy 2026-05-04 181500).dcm").write_bytes(b"another version")
     (session / "failed.dcm").write_bytes(b"")
-    growing = remote / "DEMO" / "sub-002" / "MR1"
-    last = write_series(growing, 3, participant="sub-002")[-1]
+    growing = remote / "DEMO" / "sub-002" / "MR2"
+    last = write_series(growing, 3, participant="sub-002", session="MR2")[-1]
     content = last.read_bytes()
     last.write_bytes(content[:1])
     site: Facility = make_site(
@@ -71,7 +71,7 @@ def test_s21_a_partners_folder_is_fetched_and_verified_and_what_is_odd_is_told(m
     both = site.settle(2, seconds=90)
 
     assert first["stage"] == "VERIFIED"
-    assert while_growing == {"DEMO/sub-001/MR1": "fetched", "DEMO/sub-002/MR1": "waiting"}
+    assert while_growing == {"DEMO/sub-001/MR1": "fetched", "DEMO/sub-002/MR2": "waiting"}
     assert {delivery["stage"] for delivery in both} == {"VERIFIED"}
     told = {folder["path"]: folder for folder in site.ask("status")["fetch"]}
     assert sorted(finding["code"] for finding in told["DEMO/sub-001/MR1"]["findings"]) == [
