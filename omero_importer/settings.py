@@ -101,8 +101,8 @@ class RouteSettings:
     images go there instead, and neither project nor dataset is used. `create`: "all" makes what is missing, "dataset" wants
     the project to be there (a mistyped label then makes no new project), "none" wants both.
     `group`: the OMERO group, "" is the account's own. `owner`: whose the data shall be: a user name or template, "" is the
-    account's own user, and "{sender}" whoever the delivery's papers say has sent it; `owners` and `groups` map what the templates give to OMERO's names. Another owner needs an account with the
-    privilege Sudo.
+    account's own user, and "{sender}" whoever the delivery's papers say has sent it; `owners` and `groups` map what the
+    templates give to OMERO's names. Another owner needs an account with the privilege Sudo.
     `on_existing`: another delivery has filled this session before: "refuse", or "append". The same content is never doubled.
     `checksum`: one of OMERO's names, "" lets the server choose among those that the manifest has.
     `reread`: for the proof, the server reads its files again; "" trusts what it computed when they arrived.

@@ -44,7 +44,10 @@ class Container:
 
 
 def address(route: RouteSettings, labels: Labels, sender: str = "") -> Address:
-    """The target that the route's templates give for a delivery by `sender` (user@host). Raises Refused when OMERO could not store such a name."""
+    """The target that the route's templates give for a delivery by `sender` (user@host).
+
+    Raises Refused when OMERO could not store such a name.
+    """
     owner, group = filled(route.owner, labels, sender), filled(route.group, labels)
     found = Address(
         Who(route.owners.get(owner, owner), route.groups.get(group, group)),
