@@ -23,6 +23,7 @@ from lading.errors import ConfigError, LadingError
 from lading.inbox import Inbox
 from lading.ports import Report, Reporter
 from lading.reporters import places
+from lading.reporters.office import complaint_file
 from lading.reporters.people import People
 
 Level = Literal["ok", "warn", "fail"]
@@ -55,7 +56,17 @@ def pulse(config: Config) -> list[Diagnosis]:
             found.append(Diagnosis(program, "fail", f"no heartbeat for {age:.0f} s", command))
         else:
             found.append(Diagnosis(program, "ok", "running"))
-    return [*found, *_scans(config)]
+    return [*found, *_scans(config), *_complaints(config)]
+
+
+def _complaints(config: Config) -> Iterator[Diagnosis]:
+    """Reports that wait because the mail server, or a chat, does not take them."""
+    for program in ("server", "agent"):
+        try:
+            said = complaint_file(config.home, program).read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            continue
+        yield Diagnosis("reports", "warn", f"the {program}'s reports to people wait: {said}", "lading doctor")
 
 
 def _scans(config: Config) -> Iterator[Diagnosis]:

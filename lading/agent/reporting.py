@@ -31,7 +31,7 @@ _WAITING = (
 
 def office(config: Config, outbox: Outbox) -> Office:
     """The office over the outbox. Raises ConfigError."""
-    return Office(OutboxDrawer(outbox), config, clock=outbox.clock)
+    return Office(OutboxDrawer(outbox), config, program="agent", clock=outbox.clock)
 
 
 def conditions(outbox: Outbox) -> list[Condition]:

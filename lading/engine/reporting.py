@@ -46,7 +46,7 @@ class Reporting:
         self._parts = parts
         self._stop = Event()
         self._drawer = TableDrawer()
-        self._office = Office(self._drawer, config)
+        self._office = Office(self._drawer, config, program="server")
         self._thread = Thread(target=self._run, name="lading reports", daemon=True)
 
     def start(self) -> None:

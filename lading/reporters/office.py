@@ -9,10 +9,11 @@ import secrets
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -128,13 +129,15 @@ class Drawer(Protocol):
 class Office:
     """One round after the other, over one drawer. Raises ConfigError for settings that cannot be used."""
 
-    def __init__(self, drawer: Drawer, config: Config, *, clock: Clock = time.time) -> None:
+    def __init__(self, drawer: Drawer, config: Config, *, program: str, clock: Clock = time.time) -> None:
         self._drawer = drawer
+        self._complaint = complaint_file(config.home, program)
         self._mail = config.mail
         self._people = People(config.people)
         self._places: Mapping[str, Place] = places(config)
         self._clock = clock
         self._fails: dict[str, tuple[int, float]] = {}
+        self._complaint.unlink(missing_ok=True)
 
     def round(self, conditions: Iterable[Condition]) -> None:
         """Raise and call off alarms, gather what ended, send what is written down. Raises EngineError."""
@@ -249,11 +252,18 @@ class Office:
             except LadingError as exc:
                 self._fails[posted.place] = (failures + 1, time.monotonic() + _wait_s(failures + 1))
                 if failures == 0:
-                    _log.warning("reports wait", place=posted.place, code=exc.code, note=exc.message)
+                    self._complain(posted.place, exc)
             else:
                 self._drawer.cross_off(posted.report)
-                self._fails.pop(posted.place, None)
+                if self._fails.pop(posted.place, None):
+                    self._complaint.unlink(missing_ok=True)
                 _log.info("reported", place=posted.place, report=posted.report.id)
+
+    def _complain(self, place: str, error: LadingError) -> None:
+        """What cannot be told by mail is told by `lading status`."""
+        _log.warning("reports wait", place=place, code=error.code, note=error.message)
+        with suppress(OSError):
+            self._complaint.write_text(f"{error.message}\n", encoding="utf-8", errors="replace")
 
     def _refused(self, posted: Posted, error: NoSuchRecipient) -> None:
         if posted.attempts + 1 < _ATTEMPTS:
@@ -265,6 +275,11 @@ class Office:
             self._drawer.cross_off(posted.report, error.message)
             if admins and posted.report.to != admins:
                 self._post(posted.place, admins, *words.returned(posted.report.subject, error.message))
+
+
+def complaint_file(home: Path, program: str) -> Path:
+    """There while reports of `program` wait because a place does not take them; its one line says why."""
+    return home / f"reports-of-{program}-wait"
 
 
 def _new(condition: Condition, now: float) -> Alarm:

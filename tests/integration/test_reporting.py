@@ -76,7 +76,7 @@ def mail_config(server: MailServer, home: Path, **changes: object) -> Config:
 def office(connection: Connection, config: Config) -> Office:
     drawer = TableDrawer()
     drawer.connection = connection
-    return Office(drawer, config)
+    return Office(drawer, config, program="server")
 
 
 def put(connection: Connection, stage: Stage, *, sender: str = "alice@mr1", session: str = "MR1") -> DeliveryId:
@@ -134,7 +134,7 @@ def test_labels_stay_out_of_mails_when_the_settings_say_so(
 
 
 def test_a_delivery_that_a_job_is_about_has_not_ended(tables: Connection, server: MailServer, tmp_path: Path) -> None:
-    from lading.engine import jobs  # noqa: PLC0415 - this test only
+    from lading.engine import jobs
 
     held = put(tables, Stage.HELD)
     jobs.queue(tables, jobs.Job(held, 1, "release"))

@@ -10,6 +10,7 @@ from lading.agent.outbox import Outbox, WatchReport
 from lading.agent.reporting import OutboxDrawer, conditions, raised
 from lading.config import Config, MailConfig, PeopleConfig
 from lading.delivery import DeliveryId, Labels, Stage
+from lading.doctor import pulse
 from lading.errors import AccessDenied, OutOfSpace, SourceChanged, Unreachable
 from lading.findings import error
 from lading.reporters.office import Condition, Office
@@ -31,7 +32,7 @@ class Site:
     now: float = 1_800_000_000.0
 
     def office(self) -> Office:
-        return Office(OutboxDrawer(self.outbox), self.config, clock=self.outbox.clock)
+        return Office(OutboxDrawer(self.outbox), self.config, program="agent", clock=self.outbox.clock)
 
     def hold(self, name: str, *, sender: str = "alice@scanner", why: str = "the key is refused") -> DeliveryId:
         labels = Labels("DEMO", "sub-001", name)
@@ -147,6 +148,26 @@ def test_a_night_without_the_mail_server_ends_in_two_mails_at_most(site: Site) -
     assert [sum(f"delivery {id_}" in text for text in texts) for id_ in ids] == [1] * 8
 
 
+def test_what_cannot_be_told_by_mail_is_told_by_status_until_it_can(site: Site) -> None:
+    def complaints() -> list[str]:
+        return [d.text for d in pulse(site.config) if d.area == "reports"]
+
+    port = site.server.port
+    site.server.stop()
+    site.hold("MR1")
+    site.now += 61
+    office = site.office()
+    office.round([])
+    (said,) = complaints()
+    assert "does not answer" in said
+
+    site.server.port = port
+    site.server.start()
+    site.office().round([])
+    assert complaints() == []
+    assert len(site.server.mails) == 2
+
+
 def test_an_alarm_is_raised_once_and_called_off_once(site: Site) -> None:
     site.office().round([AWAY])
     for _ in range(100):
@@ -209,7 +230,7 @@ def test_a_reader_whom_the_mail_server_refuses_is_given_up_and_the_admins_hear_o
 
 def test_without_a_mail_server_alarms_stand_in_the_outbox_and_nothing_is_saved_up(site: Site) -> None:
     silent = Config(home=site.config.home)
-    quiet = Office(OutboxDrawer(site.outbox), silent, clock=site.outbox.clock)
+    quiet = Office(OutboxDrawer(site.outbox), silent, program="agent", clock=site.outbox.clock)
     site.hold("MR1")
     site.outbox.report_watch(WatchReport(Path("/data"), site.now, "it is not mounted", "lading doctor"))
     for _ in range(3):
@@ -251,7 +272,7 @@ def test_a_mail_server_that_is_down_is_not_asked_at_every_round(tmp_path: Path) 
     mail = MailConfig(
         server="127.0.0.1", port=free_port(), security="plain", sender="l@x.org", admin=(ADMIN,), alarm_after=0
     )
-    office = Office(OutboxDrawer(outbox), Config(home=tmp_path, mail=mail))
+    office = Office(OutboxDrawer(outbox), Config(home=tmp_path, mail=mail), program="agent")
     office.round([AWAY])
     with mail_server() as server:
         server.stop()
