@@ -15,7 +15,16 @@ import pytest
 import tifffile
 from PIL import Image
 
+from lading.agent.loop import has_carrier
+from lading.testing.omero_command import OmeroCommand
 from lading.testing.omero_facility import PEOPLE, OmeroFacility, omero_facility
+
+PERSON = """
+home = "state"
+[routes.microscopy]
+transport = {{ kind = "local", path = "{inbox}" }}
+digests = ["sha1"]
+"""
 
 
 class MakeSite(Protocol):
@@ -209,3 +218,30 @@ def test_s15_an_import_storm_never_exceeds_the_limit_and_the_urgent_one_passes(m
     assert statistics.median(logins) < 1.0
     assert {(project, owner) for project, _, _, owner in site.images()} == {(f"P{n}", PEOPLE[n]) for n in range(6)}
     assert len(site.stored()) == len(set(site.stored())) == 41
+
+
+def test_what_a_person_sends_with_omero_transport_belongs_to_that_person() -> None:
+    # Below the person's home, as pytest's own folders are closed to ordinary users.
+    with OmeroCommand() as omero, omero_facility(omero.home / "site", imports='owner = "{sender}"') as site:
+        site.start_server()
+        open_to_everybody(site.inbox)
+        write_images(omero.home / "session", 2)
+        (omero.home / "lading.toml").write_text(PERSON.format(inbox=site.inbox))
+        login = ["-s", site.omero.host, "-p", str(site.omero.port), "-u", "erin", "-w", site.omero.password("erin")]
+        labels = ["--project", "DEMO", "--participant", "mouse-1", "--session", "day-1"]
+
+        sent = omero.run("transport", *login, "send", "session", "--route", "microscopy", *labels)
+        (delivery,) = site.settle(1, seconds=120)
+
+        assert sent.returncode == 0, sent.stdout + sent.stderr
+        assert delivery["stage"] == "VERIFIED", site.words()
+        assert [(project, dataset, owner) for project, dataset, _, owner in site.images()] == [
+            ("DEMO", "mouse-1_day-1", "erin")
+        ] * 2
+        site.until(lambda: not has_carrier(omero.home / "state"), seconds=60, why="the person's carrier has ended")
+
+
+def open_to_everybody(folder: Path) -> None:
+    """As on a share."""
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o777 if path.is_dir() else 0o666)
