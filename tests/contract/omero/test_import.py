@@ -1,26 +1,22 @@
-"""Importing, call by call: against the stand-in, or unchanged against a real OMERO that the environment names.
-
-LADING_TEST_OMERO_HOST, _PORT, _USER, _PASSWORD choose a real server; the user must be allowed to import.
-"""
+"""Importing, call by call, with the clients' own classes: see `conftest.py` for the servers."""
 
 import io
 import os
 import uuid
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("omero")
 
+import Ice
 import numpy as np
 import omero
 import omero.callbacks
 import omero.clients
 import omero.model
-import tifffile
+import omero.sys
 from omero.rtypes import rlong, rstring
 from PIL import Image
 
@@ -29,50 +25,26 @@ from lading.testing.omero_import import (
     Importing,
     algorithm,
     delete,
-    log_in,
     path_of,
     rows,
     sha1,
     stored,
 )
+from lading.testing.omero_server import Login, OmeroServer
 
 FILE_TRANSFER = "openmicroscopy.org/omero/import/fileTransfer"
 
 
-@dataclass(frozen=True)
-class Server:
-    host: str
-    port: int
-    user: str
-    password: str
-    tls: bool
-    sandbox: SandboxOmero | None
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Server]:
-    host = os.environ.get("LADING_TEST_OMERO_HOST")
-    if host:
-        port = int(os.environ.get("LADING_TEST_OMERO_PORT", "4064"))
-        user, password = os.environ["LADING_TEST_OMERO_USER"], os.environ["LADING_TEST_OMERO_PASSWORD"]
-        yield Server(host, port, user, password, tls=True, sandbox=None)
-        return
-    with SandboxOmero(tmp_path_factory.mktemp("omero")) as box:
-        yield Server(box.host, box.tcp_port, "alice", box.password("alice"), tls=False, sandbox=box)
+@pytest.fixture
+def client(login: Login) -> omero.client:
+    return login.client
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[omero.client]:
-    made = log_in(server.host, server.port, server.user, server.password, tls=server.tls)
-    yield made
-    made.closeSession()
-
-
-@pytest.fixture
-def disk(server: Server) -> SandboxOmero:
-    if server.sandbox is None:
+def disk(any_omero: OmeroServer) -> SandboxOmero:
+    if any_omero.sandbox is None:
         pytest.skip("needs the server's disk")
-    return server.sandbox
+    return any_omero.sandbox
 
 
 def png(width: int = 64, height: int = 48) -> bytes:
@@ -105,16 +77,23 @@ def test_one_file_becomes_one_image_in_its_dataset(client) -> None:
     assert stored(client, ended.fileset) == [("home/me/a.png", sha1(data), "SHA1-160")]
 
 
-def test_a_larger_file_travels_over_tls_in_blocks(server) -> None:
-    port = server.port if server.sandbox is None else server.sandbox.port
-    client = log_in(server.host, port, server.user, server.password, tls=True)
+def test_a_larger_file_travels_in_blocks(client) -> None:
     data = os.urandom((5 << 20) + 7)
 
     ended = Importing(client, {"in/big.fake": data}).carry_out()
 
     assert ended.error == ""
     assert stored(client, ended.fileset) == [("in/big.fake", sha1(data), "SHA1-160")]
-    client.closeSession()
+
+
+def test_a_message_that_is_too_large_breaks_the_connection(any_omero) -> None:
+    with any_omero.login() as own:
+        importing = Importing(own.client, {"in/a.fake": b""}).announce()
+        store = importing.process.getUploader(0)
+
+        with pytest.raises(Ice.LocalException):
+            store.write(bytes(66 << 20), 0, 66 << 20)
+        own.client.__del__()
 
 
 ABC = {
@@ -184,8 +163,13 @@ def test_the_number_of_hashes_must_be_right(client) -> None:
     importing.process.close()
 
 
-@pytest.mark.parametrize(("name", "data"), [("no.txt", b"hello"), ("cut.png", png()[:60]), ("empty.png", b"")])
-def test_what_cannot_be_read_fails_and_leaves_a_fileset_without_images(client, name: str, data: bytes) -> None:
+UNREADABLE = {"no.txt": b"hello", "cut.png": b"\x89PNG\r\n\x1a\n", "empty.png": b""}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_fails_and_leaves_a_fileset_without_images(client, name: str) -> None:
+    data = UNREADABLE[name]
+
     ended = Importing(client, {f"in/{name}": data}).carry_out()
 
     assert ended.error
@@ -262,23 +246,6 @@ def test_what_is_no_import_is_refused(client, kind: str) -> None:
         repository.importFileset(fileset, settings)
 
 
-def test_the_server_keeps_as_many_folders_as_the_reader_needs(client, disk) -> None:
-    contents = {"a/b/c/d/e.tif": tiff()}
-
-    flat = Importing(client, contents, reader="loci.formats.in.TiffReader").carry_out()
-    unknown = Importing(client, contents, reader="Unknown").carry_out()
-
-    prefix = disk.root / "data" / "ManagedRepository"
-    assert len(path_of(client, flat.fileset).relative_to(prefix).parts) == 5  # the template's four, and the file
-    assert path_of(client, unknown.fileset).relative_to(prefix).parts[-4:] == ("b", "c", "d", "e.tif")
-
-
-def tiff() -> bytes:
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, np.frombuffer(os.urandom(64), np.uint8).reshape(8, 8))
-    return buffer.getvalue()
-
-
 def test_hostile_names_stay_inside_the_repository(client, disk) -> None:
     path = '../../../../etc/../a:b*"<c>?|\x07/con/$mft/aux.fake'
 
@@ -291,12 +258,12 @@ def test_hostile_names_stay_inside_the_repository(client, disk) -> None:
     assert kept.relative_to(root).parts[-4:] == ("a;bx'[c]%!_", "con_", "_$mft", "_aux.fake")
 
 
-def test_the_template_the_import_log_and_the_read_only_files_are_as_in_omero(client, disk, server) -> None:
+def test_the_template_the_import_log_and_the_read_only_files_are_as_in_omero(client, disk, any_omero) -> None:
     ended = Importing(client, {"in/a.fake": b""}).carry_out()
 
     prefix = rows(client, "select f.templatePrefix from Fileset f where f.id = :id", ended.fileset)[0][0]
     user, month, day, clock, end = prefix.split("/")
-    assert user.startswith(server.user + "_")
+    assert user.startswith(any_omero.user + "_")
     assert (len(month), len(day), len(clock), end) == (7, 2, 12, "")
     log = disk.root / "data" / "ManagedRepository" / (prefix.rstrip("/") + ".log")
     assert f"fileset {ended.fileset}" in log.read_text()
@@ -334,18 +301,20 @@ def test_deleting_the_last_image_deletes_the_files(client, disk) -> None:
     assert rows(client, "select count(i) from Image i where i.fileset.id = :id", ended.fileset) == [[0]]
 
 
-def test_what_a_client_that_went_away_left_behind_can_be_deleted(server, client, disk) -> None:
-    other = log_in(server.host, server.port, server.user, server.password, tls=server.tls)
-    Importing(other, {f"gone/{uuid.uuid4().hex}.fake": b"abc"}).announce().upload(0)
-    left = (
-        client.sf.getQueryService().projection("select max(f.id) from Fileset f", None, {"omero.group": "-1"})[0][0].val
+def test_what_a_client_that_went_away_left_behind_can_be_deleted(any_omero, client, disk) -> None:
+    name = f"gone/{uuid.uuid4().hex}.fake"
+    with any_omero.login() as other:
+        Importing(other.client, {name: b"abc"}).announce().upload(0)
+    ((left,),) = client.sf.getQueryService().projection(
+        "select e.fileset.id from FilesetEntry e where e.clientPath = :name",
+        omero.sys.ParametersI().addString("name", name),
+        {"omero.group": "-1"},
     )
-    other.closeSession()
-    path = path_of(client, left)
+    path = path_of(client, left.val)
     assert path.read_bytes() == b"abc"
-    assert rows(client, "select count(i) from Image i where i.fileset.id = :id", left) == [[0]]
+    assert rows(client, "select count(i) from Image i where i.fileset.id = :id", left.val) == [[0]]
 
-    delete(client, "Fileset", left)
+    delete(client, "Fileset", left.val)
 
     assert not path.exists()
 
@@ -422,29 +391,6 @@ def test_annotations_given_with_the_import_are_linked_to_every_image(client) -> 
     assert linked[0] == linked[1]
 
 
-def test_a_plate_goes_into_a_screen(client) -> None:
-    screen = omero.model.ScreenI()
-    screen.name = rstring("S " + uuid.uuid4().hex[:6])
-    screen = client.sf.getUpdateService().saveAndReturnObject(screen)
-
-    ended = Importing(
-        client,
-        {"in/p&plates=1&plateRows=2&plateCols=3&fields=2&sizeX=8&sizeY=8.fake": b""},
-        settings={"userSpecifiedTarget": omero.model.ScreenI(screen.id.val, False)},
-    ).carry_out()
-
-    plates = [each for each in ended.response.objects if isinstance(each, omero.model.Plate)]
-    if not plates:
-        pytest.skip("the stand-in runs without Bio-Formats")
-    assert (len(plates), len(ended.images)) == (1, 12)
-    wells = "select w.row, w.column, s.image.id from Well w join w.wellSamples s where w.plate.id = :id order by s.id"
-    found = rows(client, wells, plates[0].id.val)
-    assert len({(row, column) for row, column, _ in found}) == 6
-    assert {number for _, _, number in found} == {image.id.val for image in ended.images}
-    linked = rows(client, "select l.child.id from ScreenPlateLink l where l.parent.id = :id", screen.id.val)
-    assert linked == [[plates[0].id.val]]
-
-
 def test_a_target_of_another_group_is_an_error_and_makes_no_image(client) -> None:
     ended = Importing(
         client, {"in/a.fake": b""}, settings={"userSpecifiedTarget": omero.model.DatasetI(rlong(987654321), False)}
@@ -452,46 +398,6 @@ def test_a_target_of_another_group_is_an_error_and_makes_no_image(client) -> Non
 
     assert ended.error
     assert rows(client, "select count(i) from Image i where i.fileset.id = :id", ended.fileset) == [[0]]
-
-
-def test_the_files_of_a_multi_file_image_are_found_by_the_first(client) -> None:
-    contents = companion_set()
-
-    ended = Importing(client, contents).carry_out()
-    alone = Importing(client, {name: data for name, data in contents.items() if "companion" in name}).carry_out()
-
-    if "UnknownFormat" in str(ended.response):
-        pytest.skip("the stand-in runs without Bio-Formats")
-    assert len(ended.images) == 1
-    assert alone.error, "an image came of a companion file without its planes"
-
-
-def companion_set() -> dict[str, bytes]:
-    """An OME companion file and the two planes it describes."""
-    planes = {f"set/p{number}.ome.tif": _plane(number) for number in range(2)}
-    blocks = "".join(
-        f'<TiffData IFD="0" FirstZ="{number}" FirstC="0" FirstT="0" PlaneCount="1">'
-        f'<UUID FileName="p{number}.ome.tif">urn:uuid:0000000{number}-0000-4000-8000-000000000000</UUID></TiffData>'
-        for number in range(2)
-    )
-    text = (
-        '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
-        'UUID="urn:uuid:00000009-0000-4000-8000-000000000000"><Image ID="Image:0" Name="both"><Pixels ID="Pixels:0" '
-        'DimensionOrder="XYZCT" Type="uint8" SizeX="8" SizeY="8" SizeZ="2" SizeC="1" SizeT="1" BigEndian="false">'
-        f'<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{blocks}</Pixels></Image></OME>'
-    )
-    return {"set/both.companion.ome": text.encode(), **planes}
-
-
-def _plane(number: int) -> bytes:
-    buffer = io.BytesIO()
-    binary_only = (
-        '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
-        f'UUID="urn:uuid:0000000{number}-0000-4000-8000-000000000000"><BinaryOnly MetadataFile="both.companion.ome" '
-        'UUID="urn:uuid:00000009-0000-4000-8000-000000000000"/></OME>'
-    )
-    tifffile.imwrite(buffer, np.full((8, 8), number, np.uint8), description=binary_only, metadata=None)
-    return buffer.getvalue()
 
 
 def test_files_of_one_name_are_two_imports(client) -> None:
