@@ -184,6 +184,7 @@ class _Saver:
         return {field: as_plain(value) for field, value in wire.items()}
 
     def _add(self, cls: str, thing: omero.model.IObject) -> Record:
+        permissions.check_class(self._context, cls)
         values = self._values(cls, thing)
         for field in model.required(cls):
             if values[field] is None and not _filled_by_server(cls, field):

@@ -125,12 +125,17 @@ def rights(store: Store, context: Context, record: Record) -> Rights:
     )
 
 
+def check_class(context: Context, cls: str) -> None:
+    """The user may add records of this class at all. Raises SecurityViolation."""
+    if is_system_type(cls) and not context.is_admin:
+        raise errors.security(f"{cls} is a System-type, and may be created only through privileged APIs.")
+    if context.user == GUEST:
+        raise errors.security(f"not permitted to create {cls}")
+
+
 def check_creation(store: Store, context: Context, record: Record) -> None:
     """The user may add this record, link included. Raises SecurityViolation."""
-    if is_system_type(record.cls) and not context.is_admin:
-        raise errors.security(f"{record.cls} is a System-type, and may be created only through privileged APIs.")
-    if context.user == GUEST:
-        raise errors.security(f"not permitted to create {record.cls}")
+    check_class(context, record.cls)
     if not model.is_link(record.cls):
         return
     parent, child = (store.follow(record.get(end)) for end in ("parent", "child"))

@@ -25,7 +25,7 @@ HOST = "127.0.0.1"
 
 
 class SandboxOmero:
-    """A stand-in OMERO. `root` holds everything it keeps; ports stay the same over `stop`, `kill` and `start`.
+    """A stand-in OMERO. `root` holds everything it keeps; `port` is for TCP, 0 takes a free one; ports stay the same over `stop`, `kill` and `start`.
 
     `idle_ms`: sessions end after so many milliseconds without a call. `limits`: fields of `slots.Limits`.
     `glacier2`: clients connect to Debian's real glacier2router, which stands in front.
@@ -36,6 +36,7 @@ class SandboxOmero:
         self,
         root: Path,
         *,
+        port: int = 0,
         tls: bool = True,
         people: Accounts | None = None,
         idle_ms: int = 600_000,
@@ -51,7 +52,7 @@ class SandboxOmero:
         self._glacier2 = glacier2
         self._java = java
         self._process: subprocess.Popen[bytes] | None = None
-        self._ports: dict[str, int] = {}
+        self._ports = {"tcp": port}
         self._control, self._token = 0, ""
 
     # -- what clients need ------------------------------------------------------------------------------------------
@@ -92,7 +93,7 @@ class SandboxOmero:
         ready = self.root / "ready.json"
         ready.unlink(missing_ok=True)
         argv = [sys.executable, "-m", "lading.sandbox.omero", "--root", str(self.root), "--ready-file", str(ready)]
-        argv += ["--accounts", str(self._accounts), "--port", str(self._ports.get("tcp", 0))]
+        argv += ["--accounts", str(self._accounts), "--port", str(self._ports["tcp"])]
         argv += ["--ssl-port", str(self._ports.get("ssl", 0) if self._tls else -1), "--idle-ms", str(self._idle_ms)]
         # Not by PR_SET_PDEATHSIG: that would end the server with the *thread* that started it.
         argv += ["--parent", str(os.getpid())]
