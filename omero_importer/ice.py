@@ -9,7 +9,7 @@ import omero.clients
 import Glacier2
 import Ice
 from omero import cmd, grid, model
-from omero.rtypes import rbool, rlong, rstring, unwrap
+from omero.rtypes import rbool, rlist, rlong, rstring, unwrap
 from omero.sys import ParametersI
 
 
@@ -27,6 +27,7 @@ __all__ = [
     "model",
     "omero",
     "rbool",
+    "rlist",
     "rlong",
     "rstring",
     "unloaded",
