@@ -85,6 +85,7 @@ class SftpPlace:
         self._config = config
         self._host, self._user = match["host"].strip("[]"), match["user"]
         self._root = match["path"].rstrip("/")
+        self._key: asyncssh.SSHKey | None = None
         self._modes = _mode(config.folder_mode, "folder_mode"), _mode(config.file_mode, "file_mode")
 
     @classmethod
@@ -114,13 +115,19 @@ class SftpPlace:
             host=self._host,
             port=config.port,
             user=self._user,
-            key=_private_key(config) if config.identity else None,
+            key=self._private_key(),
             password=password(config.password, config.target) if config.password else None,
             known_hosts=_known_hosts(config),
             connect_s=config.connect_timeout,
             silence_s=config.timeout,
         )
         return SftpFiles(SshConnection(login), self._root, self.name, modes=self._modes, fsync=config.fsync)
+
+    def _private_key(self) -> asyncssh.SSHKey | None:
+        """Read once: a passphrase is made slow to try."""
+        if self._key is None and self._config.identity:
+            self._key = _private_key(self._config)
+        return self._key
 
 
 class SftpTransport(PlacingTransport):
