@@ -4,7 +4,7 @@
                                        ▲                 │
                                        └──(trouble again: twice as long)
 
-What it knows is one small JSON file, `valves/NAME.json` below the programs' home, which everybody may read: `lading status` does.
+What it knows is one small file that `lading status` reads too (`lading.valves`).
 """
 
 import json
@@ -13,17 +13,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from lading.disk import write_whole
 from lading.errors import TargetUnavailable
 from lading.locks import FileLock
 from lading.ports import Clock
+from lading.valves import AJAR, CLOSED, FOLDER, ValveState, read_state
 from omero_importer.settings import ValveSettings
-
-FOLDER = "valves"
-OPEN, CLOSED, AJAR = "open", "closed", "ajar"
 
 _LOCK_S = 10.0
 _LEARNT = 0.1
@@ -32,31 +30,6 @@ _FLOOR_S = 0.5
 """A database that answers this fast is not in trouble, however fast it was before."""
 _STRIKES = 2
 """One slow answer may be chance."""
-
-
-@dataclass(frozen=True, slots=True)
-class ValveState:
-    """What is known about a server.
-
-    `until`: closed before that (seconds since the epoch), 0 when it is open; `calm`: how many imports must still go well before
-    it is fully open. `pause`: how long it was closed last. `usual`: the database's usual latency in seconds, 0 when unknown.
-    `slow`: how many slow answers came in a row. `reason`, `since`: why and when it closed last.
-    """
-
-    repository: str = ""
-    until: float = 0.0
-    pause: float = 0.0
-    calm: int = 0
-    usual: float = 0.0
-    slow: int = 0
-    reason: str = ""
-    since: float = 0.0
-
-    def position(self, now: float) -> str:
-        """open, closed or ajar."""
-        if now < self.until:
-            return CLOSED
-        return AJAR if self.calm > 0 else OPEN
 
 
 class Valve:
@@ -75,11 +48,7 @@ class Valve:
 
     def state(self) -> ValveState:
         """What the file says; a valve nobody ever touched is open."""
-        try:
-            raw = json.loads(self._file.read_text(encoding="utf-8"))
-            return ValveState(**raw)
-        except (OSError, ValueError, TypeError):
-            return ValveState(self.name)
+        return read_state(self._file) or ValveState(self.name)
 
     def demand_open(self) -> None:
         """Raises TargetUnavailable, saying why and for how long, while the valve is closed."""
@@ -191,24 +160,3 @@ class Valve:
                 yield change
             finally:
                 self._lock.release()
-
-
-def told(home: Path, now: float) -> list[dict[str, object]]:
-    """The valves of this machine, for `lading status --json`: repository, position, reason, since, until (epoch seconds)."""
-    found = []
-    for file in sorted((home / FOLDER).glob("*.json")):
-        try:
-            state = ValveState(**json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            continue
-        position = state.position(now)
-        found.append(
-            {
-                "repository": state.repository,
-                "position": position,
-                "reason": "" if position == OPEN else state.reason,
-                "since": state.since,
-                "until": state.until,
-            }
-        )
-    return found

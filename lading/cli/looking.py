@@ -1,5 +1,6 @@
 """Looking: status, list, show, receipt."""
 
+import time
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -15,6 +16,7 @@ from lading.delivery import Outcome, Receipt, Stage
 from lading.desk import Account
 from lading.doctor import Diagnosis, pulse
 from lading.errors import LadingError
+from lading.valves import OPEN, told
 
 
 @click.command()
@@ -26,6 +28,7 @@ def status(app: App, hours: float, as_json: bool) -> None:
     with app.desk() as desk:
         morning = desk.morning(hours=hours)
         beats = pulse(app.config)
+    valves = told(app.config.home, time.time())
     if as_json:
         output.answer(
             {
@@ -37,6 +40,7 @@ def status(app: App, hours: float, as_json: bool) -> None:
                 "under_way": [summary(a, app.program) for a in morning.under_way],
                 "programs": [b.as_dict() for b in beats],
                 "fetch": standings_as_dicts(app),
+                "valves": valves,
             }
         )
         return
@@ -53,6 +57,11 @@ def status(app: App, hours: float, as_json: bool) -> None:
         right=("deliveries",),
     )
     show_standings(app)
+    for valve in valves:
+        if valve["position"] != OPEN:
+            left = max(0.0, float(valve["until"]) - time.time())
+            how = f"left alone for {left:.0f} s" if left else "recovering, one import at a time"
+            output.say(f"{valve['repository']}: {how}, because {output.printable(str(valve['reason']))}")
     for account in morning.under_way[:8]:
         output.out.print(_one_line(account))
     for account in morning.needs_you[:20]:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from lading.errors import TargetUnavailable
+from lading.valves import AJAR, CLOSED, OPEN, told
 from omero_importer.settings import ValveSettings
-from omero_importer.valve import AJAR, CLOSED, OPEN, Valve, told
+from omero_importer.valve import Valve
 
 SETTINGS = ValveSettings(verify_wait=0.1, first_pause=30, longest_pause=100, calm=2, free_gb=10)
 
