@@ -20,15 +20,15 @@ $(VENV)/.omero: $(VENV)/.ready tools/omero.sh tools/zeroc-ice/build.sh $(wildcar
 	@tools/omero.sh "$(VENV)"
 
 demo: $(VENV)/.ready $(if $(OMERO),omero)  ## the main job on real DICOM, in .demo/, nothing left running; OMERO=1: and on microscopy
-	@tools/debian-packages.sh rsync
+	@tools/debian-packages.sh rsync $(if $(OMERO),$(JAVA))
 	@$(BIN)/python -m lading.demo --root .demo
 
 test: omero  ## the default suite, with real servers on loopback
-	@tools/debian-packages.sh rsync openssh-server openssh-client openssl stunnel4 apache2 zeroc-glacier2 $(JAVA)
+	@tools/debian-packages.sh rsync openssh-server openssh-client openssl stunnel4 apache2-bin zeroc-glacier2 $(JAVA)
 	$(PYTEST) -m "not slow"
 
 slow: omero  ## what the default suite leaves out: crash storms, files over 4 GiB
-	@tools/debian-packages.sh rsync openssh-server openssh-client openssl stunnel4 apache2 zeroc-glacier2 $(JAVA)
+	@tools/debian-packages.sh rsync openssh-server openssh-client openssl stunnel4 apache2-bin zeroc-glacier2 $(JAVA)
 	$(PYTEST) -m slow
 
 check: $(VENV)/.ready  ## style, types, and the direction of imports

@@ -1,1 +1,3 @@
-"""The main job, shown on real DICOM with a stand-in XNAT: `make demo`, or `python -m lading.demo --root FOLDER`."""
+"""The main job, shown on real DICOM with a stand-in XNAT, and on real images with a stand-in OMERO: `make demo`, or
+`python -m lading.demo --root FOLDER`.
+"""

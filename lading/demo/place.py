@@ -34,13 +34,9 @@ class Place:
 
     @classmethod
     def fresh(cls, root: Path) -> "Place":
-        """An empty one, where one of an earlier demo may have been. Raises SystemExit for a folder that is none of ours."""
-        if root.exists() and any(root.iterdir()) and not (root / MARK).exists():
-            raise SystemExit(f"{root} is not a folder of the demo; it is left alone")
-        shutil.rmtree(root, ignore_errors=True)
+        """A new one. Raises FileExistsError when it is there."""
         (root / "logs").mkdir(parents=True)
         (root / "instrument").mkdir()
-        (root / MARK).touch()
         return cls(root)
 
     @property
@@ -118,6 +114,15 @@ class Place:
 
     def _environment(self) -> Mapping[str, str]:
         return os.environ | {"PYTHONUNBUFFERED": "1"} | self.environment
+
+
+def clear(root: Path) -> None:
+    """Empty the folder of an earlier demo, or make it. Raises SystemExit for a folder that is none of ours."""
+    if root.exists() and any(root.iterdir()) and not (root / MARK).exists():
+        raise SystemExit(f"{root} is not a folder of the demo; it is left alone")
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    (root / MARK).touch()
 
 
 def with_receipts(config: Config, accounts: list[Account]) -> list[Account]:

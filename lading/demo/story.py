@@ -46,8 +46,11 @@ scan_every = 0.5
 """
 
 
-def tell(root: Path) -> bool:
-    """Run the demo below `root`; True when four deliveries ended as they must. Leaves no process behind."""
+def tell(root: Path, *, said_before: str = "") -> bool:
+    """Run the demo below `root`; True when four deliveries ended as they must. Leaves no process behind.
+
+    `said_before` is repeated above the last line: what another half of the demo came to.
+    """
     place = Place.fresh(root)
     place.environment |= {"LADING_XNAT_USER": "admin", "LADING_XNAT_PASSWORD": "admin"}
     with ExitStack() as stack:
@@ -64,7 +67,7 @@ def tell(root: Path) -> bool:
         output.say("\nOn their way: rsync to the inbox, checks, XNAT, reading back", style="bold")
         accounts = place.follow(config, len(SCENES))
         accounts = _mend(place, config, accounts)
-        return _count(place, with_receipts(config, accounts))
+        return _count(place, with_receipts(config, accounts), said_before)
 
 
 def _mend(place: Place, config: Config, accounts: list[Account]) -> list[Account]:
@@ -82,7 +85,7 @@ def _mend(place: Place, config: Config, accounts: list[Account]) -> list[Account
     return place.follow(config, len(SCENES))
 
 
-def _count(place: Place, accounts: list[Account]) -> bool:
+def _count(place: Place, accounts: list[Account], said_before: str) -> bool:
     verified = [a for a in accounts if a.stage in DONE and a.receipt and a.receipt.proves_all]
     rejected = [a for a in accounts if a.stage is Stage.REJECTED]
     lost = len(SCENES) - len(verified) - len(rejected)
@@ -92,8 +95,9 @@ def _count(place: Place, accounts: list[Account]) -> bool:
     if verified:
         shown = next((a for a in verified if a.delivery.labels.participant == "sub-002"), verified[0])
         place.type("receipt", shown.delivery.id, "--files")
+    output.say(f"\n{said_before}", style="bold")
     output.say(
-        f"\ndemo: {len(accounts)} deliveries, {len(verified)} verified, {len(rejected)} rejected, {lost} lost",
+        f"demo: {len(accounts)} deliveries, {len(verified)} verified, {len(rejected)} rejected, {lost} lost",
         style="bold",
     )
     as_told = {str(a.delivery.labels): a.stage for a in rejected} == {"DEMO/sub-003/sub-003_MR1": Stage.REJECTED}
