@@ -46,6 +46,10 @@ class _Part:
     crc: int
 
 
+class _OtherContentError(Exception):
+    """An unfinished upload of the same key holds something else."""
+
+
 class Uploads:
     """Puts objects into one bucket. Safe to share between threads."""
 
@@ -78,13 +82,15 @@ class Uploads:
             with self._room:
                 self._put_whole(path, key, body)
             return
-        upload = self._own_upload(path, key) or self._begin(path, key, body)
-        try:
-            parts, crc = self._send_parts(upload, body)
-            self._finish(upload, body, parts, crc)
-        except (SourceChanged, Corrupted):
-            self._abort(key, upload.id)
-            raise
+        begun = self._own_upload(path, key)
+        if begun:
+            try:
+                self._put_parts(begun, body)
+            except _OtherContentError:
+                self._abort(key, begun.id)
+            else:
+                return
+        self._put_parts(self._begin(path, key, body), body)
 
     def abort(self, prefix: str, *, below: bool = False) -> None:
         """Give up the unfinished uploads of one key or, with `below`, of all keys that begin so."""
@@ -110,6 +116,14 @@ class Uploads:
             )
 
     # -- in parts ----------------------------------------------------------------------------------------------------
+
+    def _put_parts(self, upload: _Upload, body: Body) -> None:
+        try:
+            parts, crc = self._send_parts(upload, body)
+            self._finish(upload, body, parts, crc)
+        except (SourceChanged, Corrupted):
+            self._abort(upload.key, upload.id)
+            raise
 
     def _begin(self, path: str, key: str, body: Body) -> _Upload:
         checksum = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"} if self._with_checksum else {}
@@ -145,9 +159,9 @@ class Uploads:
         try:
             for part in self._parts(body):
                 crc = zlib.crc32(part.data, crc)
-                if _is_same(upload.parts.get(part.number), part):
-                    done[part.number] = upload.parts[part.number]
+                if part.number in upload.parts:
                     self._room.release()
+                    done[part.number] = _same(upload.parts[part.number], part)
                     continue
                 future = self._hands.submit(self._send_part, upload, part)
                 future.add_done_callback(lambda _: self._room.release())
@@ -254,11 +268,15 @@ class Uploads:
             self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload)
 
 
-def _is_same(there: Mapping[str, Any] | None, part: _Part) -> bool:
-    """Whether the server's part is ours. With a KMS key an ETag is no MD5: then the checksum, where it is kept, tells."""
-    if there is None or int(there.get("Size", -1)) != len(part.data):
-        return False
-    return str(there.get("ETag", "")).strip('"') == part.md5.hex() or there.get("ChecksumCRC32") == _crc(part.crc)
+def _same(there: Mapping[str, Any], part: _Part) -> Mapping[str, Any]:
+    """The server's part, if it is ours. With a KMS key an ETag is no MD5: then the checksum, where it is kept, tells.
+
+    Raises _OtherContentError: not every server lets a part be replaced.
+    """
+    is_md5 = str(there.get("ETag", "")).strip('"') == part.md5.hex()
+    if int(there.get("Size", -1)) == len(part.data) and (is_md5 or there.get("ChecksumCRC32") == _crc(part.crc)):
+        return there
+    raise _OtherContentError
 
 
 def _listed(number: int, part: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from transport.https import certificate_refused, untrusted
 _MAX_XML = 1 << 30  # a folder of a million files; read as a stream
 _MAX_TEXT = 64 << 10  # of one property
 _KEPT = "what arrived is kept"
+_DISK_IS_FULL = ("no space left", "disk quota exceeded")
 _DAV, _OWNCLOUD = "DAV:", "http://owncloud.org/ns"
 ASKED = (
     b'<?xml version="1.0" encoding="utf-8"?><propfind xmlns="DAV:" xmlns:oc="http://owncloud.org/ns"><prop><resourcetype/>'
@@ -166,7 +167,7 @@ def refusal(status: int, said: str, doing: str) -> LadingError:
         return AccessDenied(f"{message}: the user or the (app) password is wrong", next_command="lading doctor")
     if status == 413:
         return OutOfSpace(f"{message}: the server takes no request of that size", safe=_KEPT)
-    if status == 507:
+    if status == 507 or (status >= 500 and any(words in said.lower() for words in _DISK_IS_FULL)):
         return OutOfSpace(message, safe=_KEPT)
     if status in {400, 403, 405, 415, 501}:
         return AccessDenied(message, safe=_KEPT, next_command="lading doctor")

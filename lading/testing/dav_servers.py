@@ -16,7 +16,9 @@ from lading.testing.servers import free_port, server
 
 APACHE = "/usr/sbin/apache2"
 _MODULES_FOLDER = "/usr/lib/apache2/modules"
-_MODULES = "mpm_event authn_core authn_file authz_core authz_user auth_basic dav dav_fs mime headers reqtimeout ssl socache_shmcb"
+_MODULES = (
+    "mpm_event authn_core authn_file authz_core authz_user auth_basic dav dav_fs headers reqtimeout ssl socache_shmcb"
+)
 USER = "lab"
 PASSWORD = "an-app-password-of-the-test"  # noqa: S105 - of a server on loopback that lives for one test
 
@@ -36,7 +38,7 @@ class DavServer:
 def missing_for_apache() -> str:
     """What is missing on this machine to run an Apache with WebDAV, or ""."""
     if not Path(APACHE).exists() or not Path(_MODULES_FOLDER, "mod_dav_fs.so").exists():
-        return "apache2 is not installed (Debian: apache2)"
+        return "apache2 is not installed (Debian: apache2-bin)"
     return ""
 
 
@@ -59,7 +61,6 @@ Mutex "file:{folder}/run" default
 ErrorLog "{folder}/error.log"
 LogLevel warn
 {modules}
-TypesConfig /etc/mime.types
 DocumentRoot "{served}"
 DavLockDB "{folder}/run/locks"
 AllowEncodedSlashes On

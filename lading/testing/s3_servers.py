@@ -40,7 +40,7 @@ def rclone_s3(folder: Path, served: Path, *, tls: Certificates | None = None) ->
     # In the environment: command lines are for everybody to read, and the suite looks.
     argv = [
         "env",
-        f"RCLONE_AUTH_KEY={ACCESS_KEY},{SECRET_KEY}",
+        f'RCLONE_AUTH_KEY="{ACCESS_KEY},{SECRET_KEY}"',
         str(rclone()),
         "serve",
         "s3",

@@ -9,14 +9,14 @@ from lading.testing.site import Site
 from lading.testing.transport_suite import TransportSuite
 
 
-def _site(server, tls, folder, **settings):
-    """A site whose server serves `folder`."""
+def _site(running, tls, folder, **settings):
+    """A site where the `running` server serves `folder`."""
 
     def reach(inbox):
         return {
-            "url": f"{server.url}/{inbox.relative_to(folder).as_posix()}",
-            "user": server.user,
-            "password": f"file:{server.password_file}",
+            "url": f"{running.url}/{inbox.relative_to(folder).as_posix()}",
+            "user": running.user,
+            "password": f"file:{running.password_file}",
             "ca": str(tls.ca),
             "timeout": 15,
             **settings,
@@ -24,19 +24,19 @@ def _site(server, tls, folder, **settings):
 
     def at(port):
         # Only a site's own inbox is ever reached through a proxy.
-        return f"{server.url.replace(str(server.port), str(port))}/desk/inbox"
+        return f"{running.url.replace(str(running.port), str(port))}/desk/inbox"
 
     return Site(
         "transport.webdav:WebdavTransport.from_settings",
         reach,
         denied={
-            "a wrong password": {"password": f"file:{server.wrong_password_file}"},
+            "a wrong password": {"password": f"file:{running.wrong_password_file}"},
             "a CA that did not sign the certificate": {"ca": str(tls.other_ca)},
         },
         unreachable={"nobody listens": {"url": at(free_port())}},
-        server=("127.0.0.1", server.port),
+        server=("127.0.0.1", running.port),
         through=lambda proxy: {"url": at(proxy.port), "timeout": 5, "connect_timeout": 5},
-        secrets=(server.password,),
+        secrets=(running.password,),
     )
 
 

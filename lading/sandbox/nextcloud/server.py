@@ -174,7 +174,7 @@ class Handler(BaseHTTPRequestHandler):
         uploads.node(place)
         blocks, size = uploads.whole(place, self.headers.get("OC-Total-Length", ""))
         new, _ = files.write(files.at(target), blocks, size, "", self.headers.get("OC-Checksum", ""))
-        shutil.rmtree(place)
+        shutil.rmtree(place, ignore_errors=True)
         self._send(201 if new else 204, self._timed(target))
 
     # -- both --------------------------------------------------------------------------------------------------------
