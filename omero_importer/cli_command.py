@@ -44,11 +44,6 @@ class Said:
     errors: int
     words: str
 
-    @property
-    def content(self) -> bool:
-        """Whether it claims that all went well."""
-        return self.code == 0 and self.errors == 0
-
     def __str__(self) -> str:
         errors = "no summary" if self.errors < 0 else f"{self.errors} errors"
         return f"exit code {self.code}, {len(self.filesets)} filesets, {errors}{': ' if self.words else ''}{self.words}"
