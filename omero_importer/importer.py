@@ -12,7 +12,7 @@ import structlog
 
 from lading.delivery import FileOutcome, Labels, Parcel
 from lading.errors import Rejected, TargetMissing
-from lading.findings import refuses
+from lading.findings import Finding, error, refuses
 from lading.ports import ImportPlan, ImportRecord, Journal, Settings
 from omero_importer import target
 from omero_importer.bioformats import bioformats
@@ -29,6 +29,7 @@ from omero_importer.valve import Valve
 
 _REMEMBERED = 4
 _REMEMBERED_FILES = 50_000
+_FILES_PER_FILESET = 50_000
 _log = structlog.get_logger("omero_importer")
 
 _shared_bioformats = lru_cache(bioformats)
@@ -106,7 +107,7 @@ class OmeroImporter:
         where = target.address(self._route, parcel.delivery.labels, parcel.delivery.sender)
         self.valve.demand_open()
         errand = self._errand(parcel, where, dict(skips or {}), _NoJournal())
-        findings = errand.decision.findings
+        findings = (*errand.decision.findings, *_too_large(errand.decision))
         if refuses(findings):
             return ImportPlan((), self._as_target(where, skips or {}), findings)
 
@@ -121,10 +122,8 @@ class OmeroImporter:
         """See the role. Everything that is begun in OMERO carries the delivery's mark: the journal is not needed to find it."""
         where, skips = self._from_target(plan.target)
         errand = self._errand(parcel, where, skips, journal)
-        if refuses(errand.decision.findings):
-            raise Rejected(
-                f"importing {parcel.delivery.labels}: OMERO would not take it", findings=errand.decision.findings
-            )
+        if refuses(findings := (*errand.decision.findings, *_too_large(errand.decision))):
+            raise Rejected(f"importing {parcel.delivery.labels}: OMERO would not take it", findings=findings)
         place = self._sessions.run(where.who, f"importing {parcel.delivery.labels}", errand.bring)
         values = {
             **self._as_target(where, skips),
@@ -219,6 +218,18 @@ class OmeroImporter:
         if self._server.web:
             return f"{self._server.web.rstrip('/')}/webclient/?show={place.kind.lower()}-{place.id}"
         return f"omero://{self._sessions.server}/{place.kind}:{place.id}"
+
+
+def _too_large(decision: FilesetsDecision) -> Iterator[Finding]:
+    for plan in decision.filesets:
+        if len(plan.files) > _FILES_PER_FILESET:
+            yield error(
+                "fileset-too-large",
+                f"{plan.entry} is one fileset of {len(plan.files)} files; OMERO is told of all of them in one message of at most "
+                f"64 MB, which is about {_FILES_PER_FILESET}",
+                path=plan.entry,
+                hint="write larger chunks, or shards, or a single file",
+            )
 
 
 class _NoJournal:
