@@ -72,8 +72,8 @@ class Login:
     def link(self, cls: str, parent: tuple[str, int], child: tuple[str, int], group: int | None = None) -> int:
         """A new link; its id."""
         made = getattr(omero.model, cls + "I")()
-        made.parent = getattr(omero.model, parent[0] + "I")(parent[1], False)
-        made.child = getattr(omero.model, child[0] + "I")(child[1], False)
+        made.parent = getattr(omero.model, parent[0] + "I")(parent[1], loaded=False)
+        made.child = getattr(omero.model, child[0] + "I")(child[1], loaded=False)
         context = {} if group is None else {"omero.group": str(group)}
         return int(self.factory.getUpdateService().saveAndReturnObject(made, context).id.val)
 
@@ -87,7 +87,9 @@ class Login:
     def objects(self, hql: str, group: int | None = None, **parameters: object) -> list[omero.model.IObject]:
         """findAllByQuery."""
         context = {} if group is None else {"omero.group": str(group)}
-        found: list[omero.model.IObject] = self.factory.getQueryService().findAllByQuery(hql, _parameters(parameters), context)
+        found: list[omero.model.IObject] = self.factory.getQueryService().findAllByQuery(
+            hql, _parameters(parameters), context
+        )
         return found
 
     def group(self, name: str) -> int:

@@ -76,5 +76,5 @@ def read(path: Path) -> Accounts:
             for name, each in content["users"].items()
         }
         return Accounts(users, dict(content.get("groups", GROUPS)))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no list of accounts: {error!r}") from error

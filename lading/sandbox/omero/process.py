@@ -25,11 +25,12 @@ HOST = "127.0.0.1"
 
 
 class SandboxOmero:
-    """A stand-in OMERO. `root` holds everything it keeps; `port` is for TCP, 0 takes a free one; ports stay the same over `stop`, `kill` and `start`.
+    """A stand-in OMERO. `root` holds everything it keeps; ports stay the same over `stop`, `kill` and `start`.
 
-    `idle_ms`: sessions end after so many milliseconds without a call. `limits`: fields of `slots.Limits`.
-    `glacier2`: clients connect to Debian's real glacier2router, which stands in front.
-    `java`: images are read with Bio-Formats where it is installed; without it the start of a JVM is saved.
+    `port`: for TCP, 0 takes a free one; TLS always does. `people`: who may log in; without it root, alice, bob and carol
+    with new passwords. `idle_ms`: sessions end after so many milliseconds without a call. `limits`: fields of
+    `slots.Limits`. `glacier2`: clients connect to Debian's real glacier2router, which stands in front. `java`: images are
+    read with Bio-Formats where it is installed; without it the start of a JVM is saved.
     """
 
     def __init__(

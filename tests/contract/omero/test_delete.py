@@ -17,7 +17,9 @@ def name() -> str:
     return f"x-{uuid.uuid4().hex[:12]}"
 
 
-def delete(login: Login, cls: str, *ids: int, dry_run: bool = False, keep: tuple[str, ...] = ()) -> dict[str, list[int]]:
+def delete(
+    login: Login, cls: str, *ids: int, dry_run: bool = False, keep: tuple[str, ...] = ()
+) -> dict[str, list[int]]:
     """What went, by short class name. Raises omero.CmdError."""
     request = omero.cmd.Delete2()
     request.targetObjects, request.dryRun = {cls: list(ids)}, dry_run

@@ -78,7 +78,9 @@ def test_killed_while_it_writes_it_keeps_exactly_what_it_answered(box: SandboxOm
     box.start()
 
     with log_in(box, "root") as root:
-        rows = root.rows("select p.id, count(d.id) from Project p join p.datasetLinks l join l.child d group by p.id", -1)
+        rows = root.rows(
+            "select p.id, count(d.id) from Project p join p.datasetLinks l join l.child d group by p.id", -1
+        )
     for login in logins:
         login.client.__del__()
     assert set(answered) <= {number for number, _ in rows}
@@ -107,7 +109,9 @@ def test_users_made_at_run_time_stay_with_their_passwords(box: SandboxOmero):
         person = omero.model.ExperimenterI()
         person.omeName, person.firstName, person.lastName = (omero.rtypes.rstring(text) for text in ("eve", "E", "V"))
         lab = omero.model.ExperimenterGroupI(root.group("lab"), False)
-        root.factory.getAdminService().createExperimenterWithPassword(person, omero.rtypes.rstring("eve's own"), lab, [])
+        root.factory.getAdminService().createExperimenterWithPassword(
+            person, omero.rtypes.rstring("eve's own"), lab, []
+        )
 
     box.stop()
     box.start()

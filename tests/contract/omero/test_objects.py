@@ -35,9 +35,9 @@ def test_a_graph_is_saved_whole(login: Login, name: str):
 
     saved = login.factory.getUpdateService().saveAndReturnObject(project)
 
-    assert login.rows(
-        "select l.child.name from ProjectDatasetLink l where l.parent.id = :id", id=saved.id.val
-    ) == [[name + "-d"]]
+    assert login.rows("select l.child.name from ProjectDatasetLink l where l.parent.id = :id", id=saved.id.val) == [
+        [name + "-d"]
+    ]
 
 
 def test_only_what_the_query_fetches_is_loaded(login: Login, name: str):
@@ -186,9 +186,7 @@ def test_pages(login: Login, three: tuple[str, list[int]]):
     prefix, numbers = three
     page = omero.sys.ParametersI().addString("p", prefix + "%").page(1, 1)
 
-    (found,) = login.factory.getQueryService().findAllByQuery(
-        "from Dataset d where d.name like :p order by d.id", page
-    )
+    (found,) = login.factory.getQueryService().findAllByQuery("from Dataset d where d.name like :p order by d.id", page)
 
     assert found.id.val == numbers[1]
 

@@ -17,7 +17,12 @@ from lading.sandbox.omero.certificates import identity
 from lading.testing.omero_server import Login, OmeroServer
 
 PATIENCE_S = 60.0
-GONE = (omero.RemovedSessionException, omero.SessionTimeoutException, Ice.ObjectNotExistException, Ice.ConnectionLostException)
+GONE = (
+    omero.RemovedSessionException,
+    omero.SessionTimeoutException,
+    Ice.ObjectNotExistException,
+    Ice.ConnectionLostException,
+)
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -169,7 +174,7 @@ def test_a_session_that_was_closed_by_somebody_is_over(stand_in: OmeroServer):
 
         stand_in.inside.do("end-sessions", user="carol")
 
-        for gone in (lambda: query.find("Project", 1), lambda: factory.keepAlive(None), lambda: store.size()):
+        for gone in (lambda: query.find("Project", 1), lambda: factory.keepAlive(None), store.size):
             with pytest.raises(GONE):
                 gone()
     finally:
