@@ -40,7 +40,7 @@ host = "{address}"
 # port = 4064
 credentials = "env"         # LADING_OMERO_USER and LADING_OMERO_PASSWORD; or "keyring", "file:/path" (mode 0600)
 imports = 2                 # imports at the same time, over all workers: OMERO shares five slots with everybody
-# ssl = {{ ca = "/etc/ssl/omero.pem" }}   # the server's own certificate, where no authority has signed it
+# ssl = {{ ca = "/etc/ssl/omero.pem", check_name = false }}   # OMERO's own certificate; where no authority has signed it
 """
 
 _ROUTE = """\
