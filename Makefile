@@ -31,7 +31,7 @@ slow: omero  ## what the default suite leaves out: crash storms, files over 4 Gi
 	@tools/debian-packages.sh rsync openssh-server openssh-client openssl stunnel4 apache2-bin zeroc-glacier2 $(JAVA)
 	$(PYTEST) -m slow
 
-check: $(VENV)/.ready  ## style, types, and the direction of imports
+check: omero  ## style, types, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
