@@ -53,6 +53,8 @@ class SharedResources(Service, omero.grid.SharedResources):
 class ManagedRepository(Service, omero.grid.ManagedRepository):
     """Takes imports in, and answers for the files that it keeps."""
 
+    uses_database = True
+
     def root(self, current: Ice.Current) -> omero.model.OriginalFile:
         return _description(self.site)
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 CRASHED: Final = 137
 """The exit status of a server that a fault killed, as the shell shows a kill -9."""
+_ASK_THE_DATABASE = frozenset({"createSession", "getDatabaseTime"})
+"""Operations of services that do not, for the rest, need the database."""
 
 
 class Spoiler:
@@ -38,8 +40,23 @@ class Spoiler:
         refused = faults.pop("errors", operation)
         if refused:
             raise _exception(refused.partition("=")[2], operation)
-        if faults.database_busy and call.servant.uses_database and faults.take("database_busy"):
-            raise self._site.background.busy()
+        if call.servant.uses_database or operation in _ASK_THE_DATABASE:
+            self._await_database(operation)
+
+    def _await_database(self, operation: str) -> None:
+        """Raises what a caller gets while no connection is free. Whoever uses one for longer takes it in the gate."""
+        background = self._site.background
+        try:
+            if self._site.faults.take("database_busy"):
+                raise background.busy()
+            if operation in _ASK_THE_DATABASE:
+                with background.connection():
+                    pass
+        except omero.DatabaseBusyException as busy:
+            if operation != "createSession":
+                raise
+            kind = "ome.conditions.DatabaseBusyException"
+            raise omero.WrappedCreateSessionException(busy.message, True, busy.backOff, kind) from busy
 
     def after(self, call: Call) -> None:
         """It was carried out, but nobody hears of it."""

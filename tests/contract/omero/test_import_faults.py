@@ -16,6 +16,7 @@ import omero.clients
 import omero.model
 
 from lading.sandbox.omero import SandboxOmero
+from lading.sandbox.omero.faults import Faults
 from lading.testing.omero_import import Importing, log_in, path_of, rows, sha1, stored
 
 PATIENCE_S = 60.0
@@ -370,7 +371,14 @@ def test_the_disk_is_slow(box, client, knob: str) -> None:
     assert time.monotonic() - began >= 0.3
 
 
-def test_a_server_that_was_killed_keeps_its_files_and_forgets_its_sessions(box, tmp_path: Path) -> None:
+def test_every_knob_has_its_row_in_the_documentation() -> None:
+    page = (Path(__file__).parents[3] / "docs/reference/sandbox-omero.md").read_text(encoding="utf-8")
+    rows_of_knobs = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
+
+    assert set(Faults().as_dict()) <= rows_of_knobs
+
+
+def test_a_server_that_was_killed_keeps_its_files_and_forgets_its_sessions(box) -> None:
     client = connect(box)
     result = one(client).carry_out()
     box.kill()

@@ -289,6 +289,7 @@ def test_a_zarr_that_is_not_whole_cannot_be_read(images: Images, tmp_path: Path)
         images.read(tmp_path / "i.zarr" / ".zattrs")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(missing_for_bioformats()), reason=missing_for_bioformats() or "there")
 def test_a_jvm_that_died_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "a&series=2.fake").touch()
