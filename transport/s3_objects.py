@@ -9,14 +9,14 @@ from typing import Any
 
 from botocore import exceptions as boto
 
-from lading.errors import Corrupted, UnexpectedFault
+from lading.errors import AccessDenied, Corrupted, UnexpectedFault
 from transport.foreign import shown
 from transport.remote import BLOCK, Body, RemoteFile
 from transport.s3_errors import Answers, code_of, is_absent
 from transport.s3_uploads import Uploads
 
 _CHECKSUMS = {"sha256": "ChecksumSHA256", "sha1": "ChecksumSHA1", "crc32": "ChecksumCRC32"}
-_NO_BATCHES = frozenset({"InvalidRequest", "MethodNotAllowed", "MissingContentMD5", "NotImplemented"})
+_NO_BATCHES = frozenset({"InvalidRequest", "MalformedXML", "MethodNotAllowed", "MissingContentMD5", "NotImplemented"})
 
 
 class S3Files:
@@ -125,9 +125,13 @@ class S3Files:
                 self._client.delete_object(Bucket=self._bucket, Key=key)
             return
         self._uploads.abort(f"{key}/", below=True)
+        before: list[str] = []
         while keys := self._some_keys(f"{key}/"):
+            if keys == before:
+                raise AccessDenied(f"cannot remove {shown(path)} in {self._bucket}: the server says yes, and keeps it")
             with self._answers.translating("remove", path):
                 self._delete(keys)
+            before = keys
 
     def free_bytes(self) -> int | None:
         """S3 does not say."""
@@ -142,16 +146,22 @@ class S3Files:
         return [item["Key"] for item in page.get("Contents", ())]
 
     def _delete(self, keys: list[str]) -> None:
-        try:
-            wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
-            answer = self._client.delete_objects(Bucket=self._bucket, Delete=wanted)
-        except boto.ClientError as exc:
-            if code_of(exc) not in _NO_BATCHES:
-                raise
-            answer = {"Errors": [{"Key": key} for key in keys]}
-        for failed in answer.get("Errors", ()):
-            # One by one it either works or says why.
-            self._client.delete_object(Bucket=self._bucket, Key=failed["Key"])
+        # XML has no control characters, and makes another of a carriage return: such a batch would not name these keys.
+        together = [key for key in keys if min(key) >= " "]
+        one_by_one = [key for key in keys if min(key) < " "]
+        if together:
+            wanted = {"Objects": [{"Key": key} for key in together], "Quiet": True}
+            try:
+                answer = self._client.delete_objects(Bucket=self._bucket, Delete=wanted)
+            except boto.ClientError as exc:
+                if code_of(exc) not in _NO_BATCHES:
+                    raise
+                one_by_one = keys
+            else:
+                # One by one it either works or says why.
+                one_by_one += [failed["Key"] for failed in answer.get("Errors", ())]
+        for key in one_by_one:
+            self._client.delete_object(Bucket=self._bucket, Key=key)
 
     def _key(self, path: str) -> str:
         return self._prefix + path

@@ -1,4 +1,4 @@
-"""Real S3 servers on loopback: rclone, which keeps objects as plain files, and OpenStack Swift, which checks what it is told."""
+"""A real S3 server on loopback: rclone, which keeps objects as plain files. (For Swift see `swift_server`.)"""
 
 import contextlib
 import os
@@ -55,10 +55,11 @@ def rclone_s3(folder: Path, served: Path, *, tls: Certificates | None = None) ->
     argv += ["--vfs-cache-mode", "off", "--dir-cache-time", "1ms"]
     argv += ["--cert", str(tls.cert), "--key", str(tls.key)] if tls else []
     with server(argv, port, folder / "rclone.log"):
-        yield _described(folder, port, ACCESS_KEY, SECRET_KEY, secure=tls is not None)
+        yield described(folder, port, ACCESS_KEY, SECRET_KEY, secure=tls is not None)
 
 
-def _described(folder: Path, port: int, user: str, secret: str, *, secure: bool) -> S3Server:
+def described(folder: Path, port: int, user: str, secret: str, *, secure: bool) -> S3Server:
+    """What a test needs to know of a server that runs; its secrets are written to `folder`."""
     return S3Server(
         f"http{'s' if secure else ''}://127.0.0.1:{port}",
         port,

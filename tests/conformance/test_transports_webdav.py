@@ -9,6 +9,11 @@ from lading.testing.site import Site
 from lading.testing.transport_suite import TransportSuite
 
 
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory):
+    return certificates(tmp_path_factory.mktemp("tls"))
+
+
 def _site(running, tls, folder, **settings):
     """A site where the `running` server serves `folder`."""
 
@@ -43,8 +48,7 @@ def _site(running, tls, folder, **settings):
 @pytest.mark.skipif(bool(missing_for_apache()), reason=missing_for_apache())
 class TestWebdavOverApache(TransportSuite):
     @pytest.fixture
-    def site(self, tmp_path, tmp_path_factory):
-        tls = certificates(tmp_path_factory.mktemp("tls"))
+    def site(self, tmp_path, tmp_path_factory, tls):
         with apache_dav(tmp_path_factory.mktemp("apache"), tmp_path, tls) as server:
             yield _site(server, tls, tmp_path)
 
@@ -53,15 +57,13 @@ class TestWebdavOverWsgidav(TransportSuite):
     """As strict as Seafile about names: the two are relatives."""
 
     @pytest.fixture
-    def site(self, tmp_path, tmp_path_factory):
-        tls = certificates(tmp_path_factory.mktemp("tls"))
+    def site(self, tmp_path, tmp_path_factory, tls):
         with wsgidav(tmp_path_factory.mktemp("wsgidav"), tmp_path, tls) as server:
             yield _site(server, tls, tmp_path, server="seafile")
 
 
 class TestNextcloud(TransportSuite):
     @pytest.fixture
-    def site(self, tmp_path, tmp_path_factory):
-        tls = certificates(tmp_path_factory.mktemp("tls"))
+    def site(self, tmp_path, tmp_path_factory, tls):
         with nextcloud(tmp_path_factory.mktemp("nextcloud"), tmp_path, tls) as server:
             yield _site(server, tls, tmp_path, chunk_mib=5)
