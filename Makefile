@@ -29,6 +29,7 @@ test: omero  ## the default suite, with real servers on loopback
 
 slow: omero  ## what the default suite leaves out: crash storms, files over 4 GiB
 	@tools/debian-packages.sh rsync openssh-server openssh-client openssl stunnel4 apache2-bin zeroc-glacier2 $(JAVA)
+	@PYTHON=$(PYTHON) tools/swift-server.sh
 	$(PYTEST) -m slow
 
 check: omero  ## style, types, and the direction of imports

@@ -11,7 +11,12 @@ from lading.testing.servers import free_port, server
 _BIN = Path(__file__).parents[2] / ".cache" / "swift" / "bin"
 _KEY, _SECRET = "test:tester", "a-secret-of-the-test"
 _STORES = ("account", "container", "object")
-_PIPELINE = "catch_errors gatekeeper proxy-logging cache s3api tempauth bulk slo dlo versioned_writes symlink proxy-logging proxy-server"
+_PIPELINE = " ".join(
+    (
+        "catch_errors gatekeeper proxy-logging cache s3api tempauth bulk slo dlo versioned_writes symlink",
+        "proxy-logging proxy-server",
+    )
+)
 
 
 def missing_for_swift() -> str:
