@@ -50,7 +50,7 @@ _SMALL = 1 << 20  # a file up to this size may share the line with others
 _TRIES = 3  # of one file that arrives damaged
 _MAX_RECEIPT = 64 << 20
 _SAMPLE = 20
-_IDLE_S = 30.0  # an unused connection older than that is more likely broken than useful
+_IDLE_S = 30.0  # how long an unused connection is kept; the agent asks for receipts more often
 _MADE_MANY = 10_000
 
 Answer = TypeVar("Answer")
@@ -63,7 +63,7 @@ class PlacingTransport:
 
     def __init__(self, place: RemotePlace, *, pace: Pace | None = None) -> None:
         self._place, self._pace = place, pace or Unpaced()
-        self._spare: list[tuple[float, RemoteFiles]] = []
+        self._spare: _Kept | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -203,20 +203,36 @@ class PlacingTransport:
 
     def _spare_connection(self) -> RemoteFiles | None:
         with self._lock:
-            old = [files for since, files in self._spare if time.monotonic() - since > _IDLE_S]
-            fresh = [(since, files) for since, files in self._spare if time.monotonic() - since <= _IDLE_S]
-            spare = fresh.pop()[1] if fresh else None
-            self._spare = fresh
-        for files in old:
-            files.close()
-        return spare
+            kept, self._spare = self._spare, None
+        return kept.files if kept else None
 
     def _keep(self, files: RemoteFiles) -> None:
+        kept = _Kept(files)
         with self._lock:
-            if not self._spare:
-                self._spare.append((time.monotonic(), files))
-                return
-        files.close()
+            one_waits = self._spare is not None
+            if not one_waits:
+                self._spare = kept
+        if one_waits:
+            files.close()
+            return
+        over = threading.Timer(_IDLE_S, self._drop, (kept,))
+        over.daemon = True
+        over.start()
+
+    def _drop(self, kept: "_Kept") -> None:
+        """Nobody has asked for long: an old connection is more likely broken than useful."""
+        with self._lock:
+            if self._spare is not kept:
+                return  # it was used meanwhile
+            self._spare = None
+        kept.files.close()
+
+
+class _Kept:
+    """A connection that waits for the next question; a new object every time."""
+
+    def __init__(self, files: RemoteFiles) -> None:
+        self.files = files
 
 
 class _SlotState:

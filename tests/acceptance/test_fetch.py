@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lading.testing import trees
 from lading.testing.dicom import write_series
 from lading.testing.facility import Facility
 from lading.testing.servers import Sshd, missing_for_sshd, sshd
@@ -117,3 +118,35 @@ def test_fetching_by_hand_waits_for_quiet_and_says_what_comes_next(tmp_path, par
     assert "conflict-copy" in nothing_new.stdout
     assert (wrong.returncode, "mri" in wrong.stderr) == (2, True)
     assert (elsewhere.returncode, "is not a session folder" in elsewhere.stderr) == (4, True)
+
+
+def test_a_killed_fetch_goes_on_inside_the_file(tmp_path, partner) -> None:
+    remote, inbox = tmp_path / "partner", tmp_path / "inbox"
+    session = remote / "DEMO" / "sub-001" / "MR1"
+    trees.write(session, {"large.dat": trees.noise(7, 40_000_000), "small.dat": b"small"})
+    site = Facility(tmp_path / "site")
+    site.root.mkdir()
+    settings = {"inbox": str(inbox), "url": "http://127.0.0.1:9"}
+    site.configure(checks=_fetch_table(partner, remote, "quiet = 0\nthrottle = { mb_per_s = 20 }"), **settings)
+    assert site.run("inbox", "create").returncode == 0
+    site.start("fetch", "fetch", "mri", "--wait")
+    site.until(lambda: _part(inbox) > 10_000_000, seconds=90, why="a quarter is here")
+
+    site.kill("fetch")
+    kept = _part(inbox)
+    begun = {path.stat().st_ino for path in inbox.rglob(".in.*")}
+    site.configure(checks=_fetch_table(partner, remote, "quiet = 0"), **settings)
+    fetched = site.ask("fetch", "mri", "--wait")
+
+    assert kept >= 10_000_000
+    (folder,) = fetched["folders"]
+    assert folder["state"] == "fetched"
+    slot = inbox / ".lading/incoming" / folder["delivery"]
+    assert len(os.listdir(slot.parent)) == 1, "the same delivery as before the kill"
+    assert (slot / "data" / "large.dat").stat().st_ino in begun, "the part was gone on with"
+    assert trees.look(slot / "data") == trees.look(session)
+    assert trees.times(slot / "data") == trees.times(session)
+
+
+def _part(inbox: Path) -> int:
+    return sum(path.stat().st_size for path in inbox.rglob(".in.*"))

@@ -11,6 +11,7 @@ import pytest
 
 from lading.errors import AccessDenied, ConfigError, Unreachable
 from lading.inbox import Inbox, InboxLimits
+from lading.ports import NoProgress
 from lading.testing import trees
 from lading.testing.carrying import Errand
 from lading.testing.faultproxy import FaultProxy
@@ -20,6 +21,7 @@ asyncssh = pytest.importorskip("asyncssh", reason="asyncssh is not installed (ex
 from transport.bodies import SmallBody  # noqa: E402 - needs asyncssh
 from transport.remote import PART_PREFIX, part_path  # noqa: E402
 from transport.sftp import SftpPlace, SftpTransport  # noqa: E402
+from transport.throttled import Schedule, ThrottleConfig, Throttled  # noqa: E402
 
 needs_sshd = pytest.mark.skipif(bool(missing_for_sshd()), reason=missing_for_sshd())
 PASSWORD = "s3cret pässword"
@@ -279,6 +281,22 @@ def test_reading_from_the_middle_listing_and_looking(tmp_path, inbox, server):
         files.close()
     with pytest.raises(Unreachable):
         files.look("f")
+
+
+@needs_sshd
+def test_a_throttled_carry_keeps_to_its_pace_and_leaves_no_thread_behind(tmp_path, inbox, server):
+    transport = SftpTransport.from_settings(_reach(server, inbox, tmp_path), state=tmp_path)
+    paced = Throttled(transport, Schedule(ThrottleConfig(mb_per_s=5)))
+    errand = _errand(tmp_path, **_reach(server, inbox, tmp_path))
+    trees.write(Path(errand.root), {"large": trees.noise(3, 8_000_000)})
+    errand = errand.sealed()
+
+    start = time.monotonic()
+    paced.carry(errand.cargo(), errand.slot, errand.journal, NoProgress())
+
+    assert time.monotonic() - start > 1.0
+    assert trees.look(inbox.root / errand.slot.data) == trees.look(Path(errand.root))
+    _until(lambda: not [t for t in threading.enumerate() if t.name.startswith(("lading-ssh", "lading-carry"))])
 
 
 def _until(true, seconds: float = 60.0) -> None:
