@@ -6,6 +6,7 @@ by the next run.
 
 import mimetypes
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from lading.delivery import DeliveryId
@@ -76,20 +77,21 @@ class Attaching:
     def fill(self, names: Sequence[str], known: Sequence[str], progress: Progress) -> int:
         """Send what is missing or incomplete of `names`; how many that were. `known`: deliveries whose files count as ours."""
         there = stored(self.connection, self.place, known)
-        sent = 0
-        for name in names:
-            entry = self.source.entries[name]
-            found = there.get(self.name(name))
-            if (
-                found is not None
-                and (found.checksum or not entry.size)
-                and found.size == entry.size
-                and self._lies(found)
-            ):
-                continue
-            self._send(found.file if found is not None else self._announce(name, entry), name, entry, progress)
-            sent += 1
-        return sent
+        with ThreadPoolExecutor(self.route.uploads, "omero-attachment") as files:
+            sending = [files.submit(self._ensure, name, there.get(self.name(name)), progress) for name in names]
+            try:
+                return sum(one.result() for one in sending)
+            finally:
+                for one in sending:
+                    one.cancel()
+
+    def _ensure(self, name: str, found: StoredAttachment | None, progress: Progress) -> bool:
+        """Send the file unless it is there, whole; whether it was sent."""
+        entry = self.source.entries[name]
+        if found is not None and (found.checksum or not entry.size) and found.size == entry.size and self._lies(found):
+            return False
+        self._send(found.file if found is not None else self._announce(name, entry), name, entry, progress)
+        return True
 
     def name(self, path: str) -> str:
         """The attachment's client path."""

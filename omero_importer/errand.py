@@ -11,13 +11,14 @@ from omero_importer.annotations import Mark
 from omero_importer.cli_import import CliEngine
 from omero_importer.filesets import FilesetPlan, FilesetRecord, FilesetsDecision, Place
 from omero_importer.holdings import ClientName, HeldFileset, Matching
-from omero_importer.ice import ParametersI, model, omero, unloaded, unwrap
+from omero_importer.ice import ParametersI, model, unloaded, unwrap
 from omero_importer.ice_import import IceEngine, running_import
 from omero_importer.session import Connection
 from omero_importer.settings import RepositorySettings, RouteSettings, filled
 from omero_importer.sources import Source
 from omero_importer.target import Address, Container, Targets
 from omero_importer.valve import Valve
+from omero_importer.vitals import measure
 
 _SAFE = "Nothing was sent. The files are in the inbox."
 
@@ -59,23 +60,31 @@ class Errand:
         return f"{self.parcel.delivery.labels}/"
 
     def marks(self, connection: Connection) -> list[Mark]:
-        """The marks that count as this delivery's: its own, and those of the same content under the same labels.
+        """The marks that count as this delivery's: its own, and those of the same content under the same labels."""
+        return self._ours(annotations.marks(connection, self.parcel.delivery))
 
-        Raises Refused when another delivery has filled the session and the route does not append.
-        """
-        delivery, digest = self.parcel.delivery, self.parcel.manifest.summary.digest
-        found = annotations.marks(connection, delivery)
-        ours = [mark for mark in found if mark.delivery == delivery.id or mark.digest == digest]
-        if self.route.on_existing == "refuse":
+    def free_marks(self, connection: Connection) -> list[Mark]:
+        """The same, before something is sent. Raises Refused when another delivery was first and the route does not append."""
+        found = annotations.marks(connection, self.parcel.delivery)
+        ours = self._ours(found)
+        if not ours and self.route.on_existing == "refuse":
             for other in found:
-                if other not in ours and _has_content(connection, other):
-                    raise Refused(
-                        f"importing {delivery.labels}: delivery {other.delivery} has filled this session in OMERO already, with "
-                        "other files",
-                        safe=_SAFE,
-                        next_command=f"lading fix {delivery.id} --session OTHER-LABEL",
-                    )
+                self._demand_empty(connection, other)
         return ours
+
+    def _ours(self, found: Sequence[Mark]) -> list[Mark]:
+        delivery, digest = self.parcel.delivery.id, self.parcel.manifest.summary.digest
+        return [mark for mark in found if mark.delivery == delivery or mark.digest == digest]
+
+    def _demand_empty(self, connection: Connection, other: Mark) -> None:
+        if not _has_content(connection, other):
+            return
+        delivery = self.parcel.delivery
+        raise Refused(
+            f"importing {delivery.labels}: delivery {other.delivery} has filled this session in OMERO already, with other files",
+            safe=_SAFE,
+            next_command=f"lading fix {delivery.id} --session OTHER-LABEL",
+        )
 
     def place(self, target: Container, mark: int) -> Place:
         """Where the images go."""
@@ -85,7 +94,7 @@ class Errand:
         """Make OMERO hold the parcel. Raises what the table of errors says."""
         measure(connection, self.valve)
         self.valve.demand_open()
-        ours = self.marks(connection)
+        ours = self.free_marks(connection)
         target = self.targets.ensure(connection, self.address)
         if not ours:
             ours = [annotations.make_mark(connection, self.parcel)]
@@ -196,16 +205,6 @@ class Errand:
         for path, reason in list(self.decision.left_out.items())[:20]:
             yield f"leave out {path}: {reason}"
         yield "read every file back and compare"
-
-
-def measure(connection: Connection, valve: Valve) -> None:
-    """Tell the valve how the server feels: how fast its database answers, and how full its disk is."""
-    valve.saw_database(connection.time_database())
-    try:
-        free = connection.factory.getRepositoryInfoService().getFreeSpaceInKilobytes()
-    except (omero.SecurityViolation, omero.ApiUsageException):
-        return  # not for everybody to know
-    valve.saw_free(int(free))
 
 
 def _has_content(connection: Connection, mark: Mark) -> bool:

@@ -27,9 +27,11 @@ from omero_importer.session import Connection
 from omero_importer.settings import RepositorySettings, RouteSettings
 from omero_importer.sources import Source
 from omero_importer.valve import Valve
+from omero_importer.vitals import measure
 
 _SENDINGS = 3
 """So often a file is sent, before we believe that the server cannot store it."""
+_MEASURE_S = 30.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GROWTH = 0.01, 2.0, 1.5
 _UNKNOWN_READER = "Unknown"
 
@@ -53,6 +55,8 @@ class IceEngine:
     route: RouteSettings
     valve: Valve
     _algorithm: list[str] = field(default_factory=list, repr=False)
+    _measured: list[float] = field(default_factory=lambda: [time.monotonic()], repr=False)
+    _stopping: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def import_fileset(self, plan: FilesetPlan, place: Place, journal: Journal, progress: Progress) -> FilesetRecord:
         """See `Engine`."""
@@ -86,6 +90,8 @@ class IceEngine:
                 while under_way:
                     yield from self._read(under_way.popleft(), refused)
             finally:
+                # Whatever went wrong: what is still being sent is sent in vain.
+                self._stopping.set()
                 _abandon(under_way)
         if refused:
             more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
@@ -150,13 +156,24 @@ class IceEngine:
             algorithm=self.algorithm,
             block=self.route.block_kb << 10,
             timeout=self.settings.read_timeout,
-            told=lambda count: progress.advance(bytes=count),
+            told=lambda count: self._told(count, progress),
         )
+
+    def _told(self, count: int, progress: Progress) -> None:
+        if self._stopping.is_set():
+            raise TargetUnavailable("another file of the delivery could not be sent", next_command="lading retry")
+        progress.advance(bytes=count)
+
+    def _measure(self) -> None:
+        if time.monotonic() - self._measured[-1] > _MEASURE_S:
+            self._measured[:] = [time.monotonic()]
+            measure(self.connection, self.valve)
 
     def _import(self, uploaded: _Uploaded) -> FilesetRecord:
         doing = f"importing {uploaded.plan.entry}"
         try:
-            with self.valve.import_under_way():
+            self._measure()
+            with self.valve.import_under_way(patience=self.settings.valve.longest_pause):
                 handle = self._verified(uploaded, doing)
                 try:
                     answer = self._outcome(handle, doing)

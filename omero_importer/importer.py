@@ -113,7 +113,7 @@ class OmeroImporter:
 
         def look(connection: Connection) -> tuple[str, ...]:
             found = self._targets.look(connection, where)
-            return tuple(errand.steps(found, errand.marks(connection)))
+            return tuple(errand.steps(found, errand.free_marks(connection)))
 
         steps = self._sessions.run(where.who, f"looking for {where}", look)
         return ImportPlan(steps, self._as_target(where, skips or {}), findings)

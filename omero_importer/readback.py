@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lading.delivery import FileOutcome, Outcome
+from lading.disk import open_strange
 from lading.manifest import Entry
 from omero_importer import annotations, attachments, holdings
 from omero_importer.attachments import StoredAttachment
@@ -114,7 +115,10 @@ class Proof:
             if self.route.blank_digest == "download":
                 return self._downloaded(entry, StoredAttachment(entry.path, file, size, checksum, hasher))
             return _outcome(entry, Outcome.UNVERIFIED, "OMERO shows no checksum that proves anything", where)
-        same = checksum == self._ours(entry, hasher)
+        try:
+            same = checksum == self._ours(entry, hasher)
+        except (OSError, ValueError):
+            return _outcome(entry, Outcome.UNVERIFIED, f"our own copy is gone, and the manifest has no {hasher}", where)
         return _outcome(entry, Outcome.VERIFIED if same else Outcome.MISMATCH, hasher, where)
 
     def _ours(self, entry: Entry, hasher: str) -> str:
@@ -123,7 +127,7 @@ class Proof:
         if known:
             return known
         digest = ALGORITHMS[hasher]()
-        with self.source.path(entry.path).open("rb") as stream:
+        with open_strange(self.source.path(entry.path)) as stream:
             while block := stream.read(_BLOCK):
                 digest.update(block)
         return digest.hexdigest()

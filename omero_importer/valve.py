@@ -24,6 +24,7 @@ from lading.valves import AJAR, CLOSED, FOLDER, ValveState, read_state
 from omero_importer.settings import ValveSettings
 
 _LOCK_S = 10.0
+_LOOK_S = 0.5
 _LEARNT = 0.1
 """How much one measurement counts in the usual latency."""
 _FLOOR_S = 0.5
@@ -96,14 +97,14 @@ class Valve:
         self.close(f"it is busy and stays so; it asks us to stay away for {seconds:.1f} s")
 
     @contextmanager
-    def import_under_way(self) -> Iterator[None]:
+    def import_under_way(self, *, patience: float = 0.0) -> Iterator[None]:
         """Around an import, from asking for it to its end. While the valve is ajar, one at a time passes.
 
-        Closes the valve when the server takes too long to begin; `begun` ends that watch. Raises TargetUnavailable.
+        What is uploaded already is worth waiting for, up to `patience` seconds. Raises TargetUnavailable.
         """
-        self.demand_open()
+        self._wait_until_open(patience)
         ajar = self.state().position(self._clock()) == AJAR
-        if ajar and not self._passage.acquire(patience=self._settings.verify_wait):
+        if ajar and not self._passage.acquire(patience=max(patience, self._settings.verify_wait)):
             raise TargetUnavailable(
                 f"importing into {self.name}: the server is recovering, and one import at a time passes",
                 safe="The files are in the inbox.",
@@ -129,6 +130,12 @@ class Valve:
             yield
         finally:
             timer.cancel()
+
+    def _wait_until_open(self, patience: float) -> None:
+        until = time.monotonic() + patience
+        while self.state().position(self._clock()) == CLOSED and time.monotonic() < until:
+            time.sleep(_LOOK_S)
+        self.demand_open()
 
     def _went_well(self) -> None:
         with self._changing() as change:
