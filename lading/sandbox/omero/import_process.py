@@ -5,6 +5,7 @@ without images: so does OMERO.
 """
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import Ice
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from lading.sandbox.omero.site import Site
 
 LOG_MIMETYPE = "application/omero-log-file"
+_KEEP_ALIVE_S = 0.5
 READER_KEY = "bioformats.reader"
 
 
@@ -151,9 +153,24 @@ def _fill_job(job: omero.model.Job, context: Context, site: "Site") -> None:
 
 
 class _ImportHandle(Handle):
-    """A handle whose `step` callbacks may get lost."""
+    """A handle that keeps its session alive while it works, and whose `step` callbacks may get lost."""
 
     tell_steps = True
+
+    def run(self) -> None:
+        """As in OMERO, an import that runs is not ended because nobody asks for it."""
+        ended = threading.Event()
+
+        def keep_alive() -> None:
+            while not ended.wait(_KEEP_ALIVE_S):
+                self.session.touched = time.monotonic()
+
+        self.session.touched = time.monotonic()
+        threading.Thread(target=keep_alive, name="import-keep-alive", daemon=True).start()
+        try:
+            super().run()
+        finally:
+            ended.set()
 
     def _tell_all(self, what: str, *arguments: object) -> None:
         if self.tell_steps or what != "step":
@@ -272,7 +289,6 @@ class ImportProcess(StatefulService, omero.grid.ImportProcess):
         site = self.site
         work = Import(
             site,
-            self.session,
             self._context,
             self._settings,
             fileset=self._stored.fileset,

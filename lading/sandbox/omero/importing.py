@@ -19,7 +19,6 @@ from lading.sandbox.omero.handles import Step, StepFailed
 from lading.sandbox.omero.images import CannotRead, ImageFile, Plate, Series
 from lading.sandbox.omero.permissions import Context
 from lading.sandbox.omero.records import Quantity, Record, Ref, Value
-from lading.sandbox.omero.sessions import Session
 from lading.sandbox.omero.spoiling import crash
 from lading.sandbox.omero.store import milliseconds
 from lading.sandbox.omero.stored_files import set_read_only
@@ -46,7 +45,6 @@ class Import:
     def __init__(
         self,
         site: "Site",
-        session: Session,
         context: Context,
         settings: omero.grid.ImportSettings,
         *,
@@ -54,7 +52,7 @@ class Import:
         files: Sequence[int],
         log: Record,
     ) -> None:
-        self._site, self._session, self._context, self._settings = site, session, context, settings
+        self._site, self._context, self._settings = site, context, settings
         self._fileset, self._files, self._log = fileset, files, log
         self._found: ImageFile | None = None
         self._pixels: list[Record] = []
@@ -70,8 +68,6 @@ class Import:
     def _step(self, number: int, work: Step) -> Step:
         def carry_out() -> omero.cmd.Response | None:
             faults = self._site.faults
-            # A running import keeps its session alive, whether its client does or not.
-            self._session.touched = time.monotonic()
             self._note(f"step {number} ({_STEPS[number]})")
             faults.wait(faults.step_delay_s)
             while str(number) in faults.hold_at:

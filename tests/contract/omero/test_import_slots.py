@@ -12,6 +12,7 @@ pytest.importorskip("omero")
 import omero
 import omero.clients
 import omero.cmd
+from omero.rtypes import rlong
 
 from lading.sandbox.omero import SandboxOmero
 from lading.testing.omero_import import Importing, log_in, path_of
@@ -134,6 +135,24 @@ def test_nobody_waits_for_ever_for_a_slot(tmp_path) -> None:
         assert first.wait().error == ""
         assert second.verify().wait().error == ""
         client.closeSession()
+
+
+@pytest.mark.slow
+def test_a_running_import_keeps_its_session_alive(tmp_path) -> None:
+    with SandboxOmero(tmp_path, tls=False, java=False) as box:
+        client = log_in(box.host, box.tcp_port, "alice", box.password("alice"))
+        importing = uploaded(client, 1)
+        box.faults(hold_at=["1"])
+        importing.verify()
+        client.sf.submit(omero.cmd.UpdateSessionTimeoutRequest(client.getSessionId(), None, rlong(5000)))
+        time.sleep(8)
+        assert box.do("sessions") == {"alice": 1}
+
+        box.faults(hold_at=[])
+
+        until(lambda: box.do("sessions") == {})
+        assert box.records("Image") == 1
+        client.__del__()
 
 
 def test_a_storm_of_imports_never_takes_more_slots_than_there_are(box, client) -> None:
