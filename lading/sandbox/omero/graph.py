@@ -23,27 +23,26 @@ Plan = dict[str, "Plan"]
 _UNIQUE_LINKS = frozenset({"ProjectDatasetLink", "DatasetImageLink", "ScreenPlateLink"})
 
 
-def build(
-    store: Store,
-    record: Record,
-    context: Context,
-    plan: Plan | None = None,
-    cache: dict[tuple[str, int, int], omero.model.IObject] | None = None,
-) -> omero.model.IObject:
-    """The wire object of a record as the context's user sees it. `cache`: share objects between several calls."""
-    return _Builder(store, context, {} if cache is None else cache).build(record, plan or {})
+def build(store: Store, record: Record, context: Context, plan: Plan | None = None) -> omero.model.IObject:
+    """The wire object of a record as the context's user sees it."""
+    return Builder(store, context).build(record, plan or {})
 
 
-class _Builder:
-    def __init__(self, store: Store, context: Context, cache: dict[tuple[str, int, int], omero.model.IObject]) -> None:
-        self._store, self._context, self._cache = store, context, cache
+class Builder:
+    """Makes the wire objects of one answer: what several of them refer to is made once."""
+
+    def __init__(self, store: Store, context: Context) -> None:
+        self._store, self._context = store, context
+        self._details_maker = permissions.DetailsMaker(store, context)
+        self._made: dict[tuple[str, int, int], omero.model.IObject] = {}
 
     def build(self, record: Record, plan: Plan) -> omero.model.IObject:
+        """With the properties of `plan` loaded. The same `plan` object gives the same wire object."""
         key = (record.cls, record.id, id(plan) if plan else 0)
-        if key in self._cache:
-            return self._cache[key]
+        if key in self._made:
+            return self._made[key]
         described = model.model_class(record.cls)
-        made = self._cache[key] = getattr(omero.model, record.cls + "I")(record.id, True)
+        made = self._made[key] = getattr(omero.model, record.cls + "I")(record.id, True)
         made._toggleCollectionsLoaded(False)
         if hasattr(made, "_version"):
             made._version = rint(record.version)
@@ -76,7 +75,9 @@ class _Builder:
         setattr(made, f"_{name}Loaded", True)
 
     def _details(self, record: Record, plan: Plan) -> omero.model.Details:
-        made = permissions.details(self._store, self._context, record)
+        made = self._details_maker.details(record)
+        if not plan:
+            return made
         owner, group = self._store.get("Experimenter", record.owner), self._store.get("ExperimenterGroup", record.group)
         if "owner" in plan and owner is not None:
             made._owner = self.build(owner, plan["owner"])
@@ -131,7 +132,9 @@ def save_all(store: Store, things: list[omero.model.IObject], context: Context) 
 class _Saver:
     def __init__(self, store: Store, context: Context) -> None:
         self._store, self._context = store, context
+        self._details_maker = permissions.DetailsMaker(store, context)
         self._seen: dict[int, omero.model.IObject] = {}
+        self._enumerations: dict[tuple[str, object], int] = {}
 
     def save(self, thing: omero.model.IObject | None) -> None:
         if thing is None or id(thing) in self._seen:
@@ -154,9 +157,12 @@ class _Saver:
 
     def _enumeration(self, cls: str, thing: omero.model.IObject) -> int:
         value = omero.rtypes.unwrap(thing._value)
-        for record in self._store.find(cls, value=value):
-            return record.id
-        raise errors.validation(f"unknown enumeration {cls}={value}")
+        if (cls, value) not in self._enumerations:
+            record = next(self._store.find(cls, value=value), None)
+            if record is None:
+                raise errors.validation(f"unknown enumeration {cls}={value}")
+            self._enumerations[cls, value] = record.id
+        return self._enumerations[cls, value]
 
     def _save_loaded(self, cls: str, thing: omero.model.IObject) -> None:
         record = self._existing(cls, thing) if thing._id is not None else None
@@ -171,7 +177,7 @@ class _Saver:
         thing._id = rlong(record.id)
         if hasattr(thing, "_version"):
             thing._version = rint(record.version)
-        thing._details = permissions.details(self._store, self._context, record)
+        thing._details = self._details_maker.details(record)
         for member in _members(described, thing):
             self.save(member)
 

@@ -119,6 +119,7 @@ def is_link(name: str) -> bool:
     return name.endswith("Link") and {"parent", "child"} <= set(model_class(name).fields)
 
 
+@cache
 def short(name: str) -> str:
     """The short name in "DatasetI", "ome.model.containers.Dataset", "::omero::model::Dataset". Raises Unsupported."""
     last = re.split(r"[.:]", name)[-1]

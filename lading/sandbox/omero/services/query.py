@@ -61,8 +61,8 @@ class QueryService(Service, omero.api.IQuery):
     def findAllByQuery(self, text: str, given: omero.sys.Parameters, current: Ice.Current) -> list[omero.model.IObject]:
         search = self._search(text, given, current)
         records, plan = search.records(*_page(given.theFilter if given else None)), search.plan()
-        context, cache = self.context(current), dict[tuple[str, int, int], omero.model.IObject]()
-        return [graph.build(self.store, record, context, plan, cache) for record in records]
+        builder = graph.Builder(self.store, self.context(current))
+        return [builder.build(record, plan) for record in records]
 
     def projection(self, text: str, given: omero.sys.Parameters, current: Ice.Current) -> list[list[object]]:
         search = self._search(text, given, current)
@@ -88,9 +88,8 @@ class QueryService(Service, omero.api.IQuery):
     def _all(
         self, records: list[Record], current: Ice.Current, offset: int = 0, limit: int | None = None
     ) -> list[omero.model.IObject]:
-        context = self.context(current)
-        chosen = records[offset : None if limit is None else offset + limit]
-        return [graph.build(self.store, record, context) for record in chosen]
+        builder = graph.Builder(self.store, self.context(current))
+        return [builder.build(record, {}) for record in records[offset : None if limit is None else offset + limit]]
 
 
 def _page(wanted: omero.sys.Filter | None) -> tuple[int, int | None]:
