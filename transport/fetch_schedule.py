@@ -59,8 +59,13 @@ class Rounds:
                 )
 
     def _tell(self, folder: Remembered) -> None:
-        if not self._say(folder.path, f"{folder.state} {len(folder.findings)} {folder.delivery}"):
+        unfinished = folder.note if folder.state is Progressing.FETCHING else ""
+        if not self._say(folder.path, f"{folder.state} {len(folder.findings)} {folder.delivery} {unfinished}"):
             return
+        if unfinished:
+            _log.warning(
+                "not fetched", delivery=folder.delivery, route=self._route, folder=folder.path, error=unfinished
+            )
         if folder.state is Progressing.FETCHED:
             _log.info("fetched", delivery=folder.delivery, route=self._route, folder=folder.path, files=folder.files)
         if folder.findings or folder.state in (Progressing.HELD, Progressing.CHANGED):

@@ -43,6 +43,7 @@ from transport.remote import CopiesTrees, RemotePlace
 from transport.stalling import Watch, Watched
 
 DAY_S = 86400.0
+_VANISHED = "vanished-before-fetch"
 
 
 @attrs.frozen(kw_only=True)
@@ -211,7 +212,7 @@ class _ForeignRound:
     def run(self, only: str, progress: Progress) -> list[Remembered]:
         seen: list[Remembered] = []
         for path in self.sessions(only):
-            seen.append(self._one(path, progress))
+            seen.append(self._one(path, progress, asked=bool(only)))
         if not only:
             seen += self._vanished({folder.path for folder in seen})
         return seen
@@ -233,9 +234,12 @@ class _ForeignRound:
         """What is in a session now."""
         return look_at(walked(self._files, path), self._choice, self._config.marker)
 
-    def _one(self, path: str, progress: Progress) -> Remembered:
+    def _one(self, path: str, progress: Progress, *, asked: bool) -> Remembered:
+        """The folder after a look. `asked`: somebody named it, so what was held before is judged anew."""
         now = self._clock()
         known = self._ledger.get(path) or Remembered(path, first_seen=now)
+        if known.state is Progressing.HELD and (asked or _VANISHED in {found.code for found in known.findings}):
+            known = changed(known, state=Progressing.WAITING, findings=())
         try:
             look = self.look(path)
             known = self._ledger.put(self._noted(known, look, now))

@@ -116,7 +116,8 @@ class PlacingTransport:
             trusting = begun == digest and (was_sealed != digest or state.same_seal)
             carrying = _Carrying(self._place, watch, cargo.root, slot, pace=self._pace, progress=progress)
             carrying.bring(files, manifest, fresh=not state.exists, trusting=trusting)
-            self._hand_over(files, cargo.papers, manifest, slot)
+            if not state.same_seal:  # else the papers were there before it, and the inbox may take the slot any moment
+                self._hand_over(files, cargo.papers, manifest, slot)
             journal.note(_SEALED, digest)
 
     def fetch_receipt(self, delivery: DeliveryId) -> Receipt | None:

@@ -10,6 +10,7 @@ from rich.text import Text
 from lading.cli import output
 from lading.cli.context import App, json_option, pass_app
 from lading.cli.output import Json
+from lading.errors import Rejected
 from lading.pulling import make_fetcher, standings
 from transport.fetch_ledger import Progressing, Remembered
 from transport.fetching import Fetcher, Standing
@@ -35,8 +36,8 @@ def fetch(
 ) -> None:
     """Fetch what lies ready for ROUTE (or only the session folder PATH) into its inbox.
 
-    A folder is fetched when two looks, `quiet` seconds apart, saw no change. The source is only read. Exit code 7: something still
-    waits; run it again, or with --wait.
+    A folder is fetched when two looks, `quiet` seconds apart, saw no change. The source is only read. Exit code 4: something is
+    held, look at its findings, then name it as PATH; 7: something still waits, run it again, or with --wait.
     """
     fetcher = make_fetcher(app.config, route)
     if create:
@@ -57,6 +58,8 @@ def fetch(
         output.answer({"route": route, "folders": [_as_dict(folder) for folder in found]})
     else:
         _show(app, route, found)
+    if any(folder.state is Progressing.HELD for folder in found):
+        raise SystemExit(Rejected.exit_code)
     if waiting:
         raise SystemExit(NOT_FINISHED)
 

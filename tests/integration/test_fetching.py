@@ -336,6 +336,48 @@ def test_what_vanishes_before_it_was_fetched_is_told(any_scene):
     assert (found.state, [f.code for f in found.findings]) == (Progressing.HELD, ["vanished-before-fetch"])
 
 
+def test_a_vanished_folder_that_comes_back_is_fetched(scene):
+    source = trees.plain_tree(scene.remote / SESSION)
+    fetcher = scene.fetcher()
+    fetcher.round()
+    source.rename(scene.folder / "away")
+    fetcher.round()
+    (scene.folder / "away").rename(source)
+
+    scene.clock.now += 100
+    assert [f.state for f in scene.settled(fetcher)] == [Progressing.FETCHED]
+
+
+def test_what_is_held_is_judged_anew_when_it_is_named(scene):
+    trees.plain_tree(scene.remote / "PROJ/sub-001/ MR1")
+    (held,) = scene.settled(scene.fetcher())
+    (still,) = scene.fetcher().round()
+    (scene.remote / "PROJ/sub-001/ MR1").rename(scene.remote / SESSION)
+
+    found = scene.settled(scene.fetcher())
+
+    assert (held.state, {f.code for f in held.findings}) == (Progressing.HELD, {"label-invalid"})
+    assert still == held
+    assert [f.state for f in found if f.path == SESSION] == [Progressing.FETCHED]
+    (again,) = scene.fetcher().round(only=SESSION)
+    assert again.state is Progressing.FETCHED
+
+
+def test_a_full_inbox_is_said_and_cured(scene):
+    trees.plain_tree(scene.remote / SESSION)
+    Inbox.create(scene.inbox.root, limits=InboxLimits(keep_free_bytes=1 << 60))
+    scene.inbox = Inbox.open(scene.inbox.root)
+    (full,) = scene.settled(scene.fetcher())
+
+    Inbox.create(scene.inbox.root, limits=InboxLimits(keep_free_bytes=0))
+    scene.inbox = Inbox.open(scene.inbox.root)
+    (cured,) = scene.fetcher().round()
+
+    assert (full.state, "free" in full.note) == (Progressing.FETCHING, True)
+    assert cured.state is Progressing.FETCHED
+    assert cured.delivery == full.delivery
+
+
 def test_a_deadline_is_urgent_until_the_repository_has_the_data(scene):
     source = trees.plain_tree(scene.remote / SESSION)
     for path in source.rglob("*"):
