@@ -43,16 +43,23 @@ class Errand:
 
     def run(self, timeout: float = 120) -> int:
         """In a process of its own; returns the exit code, -9 when it died."""
+        process = self.start()
+        try:
+            return process.wait(timeout)
+        finally:
+            process.kill()
+            process.wait()
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """The process of its own."""
         spec = Path(self.state) / "errand.json"
         spec.parent.mkdir(parents=True, exist_ok=True)
         spec.write_text(json.dumps(asdict(self)))
-        done = subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-m", "lading.testing.importing", str(spec)],
-            timeout=timeout,
-            check=False,
+            stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
-        return done.returncode
 
 
 def main(spec: Path) -> None:
