@@ -3,6 +3,7 @@
 import contextlib
 import getpass
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -13,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SSHD = "/usr/sbin/sshd"
-_START_S = 10.0
+_START_S = 30.0
+_PORTS = range(10_000, 32_000)
+_SHARES = 8
+_given: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -110,11 +114,20 @@ def make_key(path: Path) -> Path:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody listens on now, never the same twice.
+
+    Below the range that the system gives to clients, so that none of those takes it before its server starts; and from
+    another part of it in each process of a test run that uses several.
+    """
+    share = (_PORTS.stop - _PORTS.start) // _SHARES
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SHARES
+    while True:
+        port = _PORTS.start + worker * share + secrets.randbelow(share)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 def _wait_for(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
