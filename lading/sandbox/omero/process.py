@@ -6,6 +6,7 @@ A process, not a thread: Ice clients and servers in one process block each other
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,9 +20,17 @@ from typing import Self
 from lading.sandbox.omero import accounts
 from lading.sandbox.omero.accounts import Accounts
 
+_QUIET = (15_000, 30_000)
 _START_PATIENCE_S = 120.0
 _STOP_PATIENCE_S = 20.0
+_ATTEMPTS = 10
 HOST = "127.0.0.1"
+CANNOT_START = 3
+"""The server's exit status for that."""
+
+
+class PortTaken(RuntimeError):
+    """Somebody else listens where the stand-in was to listen."""
 
 
 class SandboxOmero:
@@ -53,7 +62,8 @@ class SandboxOmero:
         self._glacier2 = glacier2
         self._java = java
         self._process: subprocess.Popen[bytes] | None = None
-        self._ports = {"tcp": port}
+        self._port = port
+        self._ports: dict[str, int] = {}
         self._control, self._token = 0, ""
 
     # -- what clients need ------------------------------------------------------------------------------------------
@@ -91,11 +101,24 @@ class SandboxOmero:
 
     def start(self) -> None:
         """Returns when it answers. Raises RuntimeError, with the end of its log, when it does not."""
+        chosen = bool(self._port or self._ports)
+        for _ in range(_ATTEMPTS):
+            if not self._ports:
+                self._ports = {"tcp": self._port or quiet_port(), "ssl": quiet_port()}
+            try:
+                return self._launch()
+            except PortTaken:
+                if chosen:
+                    raise
+                self._ports = {}
+        raise PortTaken(f"no free port was found for the stand-in OMERO in {_ATTEMPTS} attempts")
+
+    def _launch(self) -> None:
         ready = self.root / "ready.json"
         ready.unlink(missing_ok=True)
         argv = [sys.executable, "-m", "lading.sandbox.omero", "--root", str(self.root), "--ready-file", str(ready)]
         argv += ["--accounts", str(self._accounts), "--port", str(self._ports["tcp"])]
-        argv += ["--ssl-port", str(self._ports.get("ssl", 0) if self._tls else -1), "--idle-ms", str(self._idle_ms)]
+        argv += ["--ssl-port", str(self._ports["ssl"] if self._tls else -1), "--idle-ms", str(self._idle_ms)]
         # Not by PR_SET_PDEATHSIG: that would end the server with the *thread* that started it.
         argv += ["--parent", str(os.getpid())]
         argv += ["--limits", json.dumps(self._limits)]
@@ -171,11 +194,13 @@ class SandboxOmero:
         while not ready.exists():
             if process.poll() is not None or time.monotonic() > deadline:
                 tail = self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+                taken = process.poll() == CANNOT_START and "cannot listen" in tail
                 self._end(signal.SIGKILL)
-                raise RuntimeError(f"the stand-in OMERO did not start: {tail}")
+                raise (PortTaken if taken else RuntimeError)(f"the stand-in OMERO did not start: {tail}")
             time.sleep(0.02)
         told = json.loads(ready.read_text(encoding="utf-8"))
-        self._ports, self._control, self._token = told["ports"], told["control"], told["token"]
+        self._ports |= told["ports"]
+        self._control, self._token = told["control"], told["token"]
 
     def _end(self, number: int) -> None:
         process, self._process = self._process, None
@@ -189,3 +214,16 @@ class SandboxOmero:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def quiet_port() -> int:
+    """A free port that no system hands out by itself.
+
+    A server that is killed and started again must find its port free. One from the range of `bind(0)` may meanwhile have
+    become somebody's, as the near end of an outgoing connection.
+    """
+    while True:
+        port = random.SystemRandom().randint(*_QUIET)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((HOST, port))
+            return port

@@ -15,6 +15,7 @@ import Ice
 
 from lading.disk import write_whole
 from lading.sandbox.omero import accounts, certificates, control, glacier2, router
+from lading.sandbox.omero.process import CANNOT_START
 from lading.sandbox.omero.sessions import IDLE_MS
 from lading.sandbox.omero.site import Options, Site
 from lading.sandbox.omero.slots import Limits
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         serve(_given(given), ready_file=given.ready_file, parent=given.parent)
     except (OSError, ValueError, RuntimeError) as error:
         sys.stderr.write(f"{error}\n")
-        return 3
+        return CANNOT_START
     return 0
 
 

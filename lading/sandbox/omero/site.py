@@ -27,7 +27,7 @@ from lading.sandbox.omero.slots import Background, Limits
 from lading.sandbox.omero.spoiling import Spoiler
 from lading.sandbox.omero.store import Store
 from lading.sandbox.omero.stored_files import StoredFiles
-from lading.sandbox.omero.wire import Call, Listening, Servant, Wire
+from lading.sandbox.omero.wire import LOG, Call, Listening, Servant, Wire
 
 if TYPE_CHECKING:
     from lading.sandbox.omero.services.base import Service
@@ -181,7 +181,10 @@ class Site:
             held = self._stateful.pop(session.uuid, {})
         for name, service in held.items():
             self.wire.remove(Ice.Identity(name, session.uuid))
-            service.closed()
+            try:
+                service.closed()
+            except Exception:  # noqa: BLE001 - one that cannot let go must not keep the others
+                LOG.exception("%s cannot be closed", type(service).__name__)
         # Who is still connected hears that the session is over; anybody else finds nothing.
         self.disconnected(session)
 
