@@ -207,7 +207,7 @@ def _client(config: S3Config) -> Any:
                 s3={"addressing_style": config.addressing},
                 # Trailing checksums need a framing that not every server understands; ours go ahead of the body.
                 request_checksum_calculation="when_required",
-                response_checksum_validation="when_supported",
+                response_checksum_validation="when_required",
                 # Where the data goes is said in our settings, and there alone.
                 ignore_configured_endpoint_urls=True,
             ),

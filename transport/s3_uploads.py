@@ -10,7 +10,7 @@ import hashlib
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -172,6 +172,8 @@ class Uploads:
         finally:
             for future in sending.values():
                 future.cancel()
+            # What is on its way still arrives: it counts next time, and would outlive the end of its upload.
+            wait(sending.values())
         return [_listed(number, done[number]) for number in sorted(done)], crc
 
     def _parts(self, body: Body) -> Iterator[_Part]:

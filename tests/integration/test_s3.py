@@ -1,5 +1,6 @@
 """What S3 has and other transports have not: uploads in parts, checksums, prices, and what servers answer when they refuse."""
 
+import base64
 import hashlib
 import time
 
@@ -217,16 +218,18 @@ class TestWhatServersSay:
         assert headers["x-amz-checksum-sha256"]
 
     def test_a_checksum_is_believed_only_from_a_server_that_proves_it(self, tmp_path):
-        digest = hashlib.sha256(b"content").digest()
-        import base64
-
-        said = Said(200, headers={"Content-Length": "7", "x-amz-checksum-sha256": base64.b64encode(digest).decode()})
+        said = Said(200, headers={"Content-Length": "7", "x-amz-checksum-sha256": _base64_sha256(b"content")})
         with scripted(lambda asked: said) as server:
             doubting = _liar(tmp_path, server.url).digests("file", ("sha256", "md5"))
             trusting = _liar(tmp_path, server.url, trust_checksums=True).digests("file", ("sha256", "md5"))
 
         assert doubting == {}
-        assert trusting == {"sha256": digest.hex()}
+        assert trusting == {"sha256": hashlib.sha256(b"content").hexdigest()}
+
+    def test_what_comes_is_compared_with_the_checksum_of_the_whole_object(self, tmp_path):
+        said = Said(200, b"CONTENT", {"x-amz-checksum-sha256": _base64_sha256(b"content"), "ETag": '"x"'})
+        with scripted(lambda asked: said) as server, pytest.raises(Corrupted):
+            list(_liar(tmp_path, server.url).read("file"))
 
     @pytest.mark.parametrize("key", ["folder/..", "folder//x", "folder/.", "elsewhere/x"])
     def test_a_key_that_is_no_path_is_not_passed_on(self, tmp_path, key):
@@ -264,6 +267,10 @@ class TestSettings:
 
         with pytest.raises(AccessDenied, match="0644"):
             place.connect()
+
+
+def _base64_sha256(content):
+    return base64.b64encode(hashlib.sha256(content).digest()).decode()
 
 
 def _is_utf8(name):
