@@ -144,6 +144,7 @@ def _pillow(path: Path) -> ImageFile | None:
         with Image.open(path) as image:
             series = Series(name=path.name, size_x=image.width, size_y=image.height, size_c=len(image.getbands()))
             kind = str(image.format)
+            image.verify()  # so that a file that was cut off is noticed, as by Bio-Formats
     except UnidentifiedImageError:
         return None
     except (OSError, ValueError, SyntaxError) as error:

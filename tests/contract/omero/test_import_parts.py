@@ -238,6 +238,14 @@ def test_a_picture_is_read(images: Images, tmp_path: Path) -> None:
     assert found.reader.startswith("loci.formats.in.")
 
 
+def test_a_picture_that_was_cut_off_cannot_be_read(images: Images, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    os.truncate(tmp_path / "a.png", 60)
+
+    with pytest.raises(CannotRead):
+        images.read(tmp_path / "a.png")
+
+
 def test_a_pyramid_is_one_image(images: Images, tmp_path: Path) -> None:
     data = np.zeros((2, 64, 80), "uint16")
     with tifffile.TiffWriter(tmp_path / "p.ome.tif") as file:

@@ -171,5 +171,6 @@ def test_a_storm_of_imports_never_takes_more_slots_than_there_are(box, client) -
     for each in workers:
         each.join(PATIENCE_S)
 
+    assert not any(each.is_alive() for each in workers)
     assert wrong == []
     assert use(box, "background")["peak"] == 2
