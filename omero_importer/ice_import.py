@@ -141,7 +141,9 @@ class IceEngine:
             finally:
                 for one in sending:
                     one.cancel()
-        except BaseException:
+        except BaseException as exc:
+            if isinstance(exc, omero.ResourceError):
+                self.valve.saw_no_room(exc.message)
             _close(process)
             raise
 

@@ -96,6 +96,10 @@ class Valve:
         """The server stayed busy however long we waited; it asked us to stay away for so long."""
         self.close(f"it is busy and stays so; it asks us to stay away for {seconds:.1f} s")
 
+    def saw_no_room(self, words: str) -> None:
+        """The server could not write what we sent."""
+        self.close(f"it could not write to its disk: {' '.join(words.split())[:200]}")
+
     @contextmanager
     def import_under_way(self, *, patience: float = 0.0) -> Iterator[None]:
         """Around an import, from asking for it to its end. While the valve is ajar, one at a time passes.

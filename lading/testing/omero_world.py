@@ -53,6 +53,9 @@ class OmeroWorld:
         files = {"attach": ["*.bin", "*.gz", "*.json", "-dash"]}
         self._route = {"create": "dataset", "reread": True, "files": files, **(route or {})}
         self._importers: list[OmeroImporter] = []
+        # Closed for a moment only, and never because the machine of the tests is slow, except where a test wants to see it.
+        self.valve: dict[str, object] = {"free_gb": 0.0, "first_pause": 0.1, "longest_pause": 1.0}
+        self.valve |= {"verify_wait": 600.0, "database_wait": 600.0, "database_factor": 1e6}
         with self.client("carol") as client:
             project = omero.model.ProjectI()
             project.name = rstring(self.project)
@@ -172,7 +175,7 @@ class OmeroWorld:
             "credentials": f"env:{prefix}",
             "bioformats": {"use": "never"},
             "patience": 5.0,
-            "valve": {"free_gb": 0.0},
+            "valve": self.valve,
         }
         return found | ({"ssl": {"ca": str(self.sandbox.certificate)}} if self._tls else {"plain": "loopback"})
 

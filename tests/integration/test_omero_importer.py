@@ -213,6 +213,8 @@ def test_a_server_that_dies_in_the_middle_of_an_import(world: OmeroWorld) -> Non
 
 
 def test_a_slow_database_closes_the_valve_for_everybody(world: OmeroWorld) -> None:
+    world.valve["first_pause"] = world.valve["longest_pause"] = 600.0
+    world.valve["database_wait"] = 2.0
     parcel = world.parcel(images=1)
     importer, other = world.importer(), world.importer()
     world.sandbox.faults(slow=["getDatabaseTime=2.2"])
@@ -227,7 +229,20 @@ def test_a_slow_database_closes_the_valve_for_everybody(world: OmeroWorld) -> No
         other.plan(parcel)
 
 
+def test_a_full_disk_closes_the_valve(world: OmeroWorld) -> None:
+    world.valve["first_pause"] = world.valve["longest_pause"] = 600.0
+    importer, parcel = world.importer(), world.parcel(images=1)
+    world.sandbox.faults(disk_full=-1)
+
+    with pytest.raises(TargetUnavailable):
+        carry_out(importer, parcel)
+
+    with pytest.raises(TargetUnavailable, match="could not write to its disk"):
+        importer.probe()
+
+
 def test_a_server_that_stays_busy_closes_the_valve(world: OmeroWorld) -> None:
+    world.valve["first_pause"] = world.valve["longest_pause"] = 600.0
     parcel = world.parcel(images=1)
     importer = world.importer()
     importer.probe()
