@@ -204,3 +204,30 @@ def test_a_file_that_holds_no_accounts_is_refused(tmp_path: Path, text: str):
 def test_everybody_is_in_a_group_that_there_is():
     with pytest.raises(ValueError, match="nowhere"):
         Accounts({"root": User("x", ("system",)), "alice": User("x", ("nowhere",))}, {})
+
+
+# -- the servants ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_operation_is_left_to_a_stub_that_never_answers():
+    """The generated skeletons' stubs do nothing: a client would wait for ever."""
+    from lading.sandbox.omero import handles, import_process, router
+    from lading.sandbox.omero.services import factory, table
+
+    served = [
+        *table.STATELESS.values(),
+        *table.STATEFUL.values(),
+        *(factory.ServiceFactory, router.Router, router.SessionManager, router.PermissionsVerifier),
+        *(handles.Handle, import_process.ImportProcess),
+    ]
+    for cls in served:
+        assert isinstance(cls, type)
+        operations = [
+            name[len("_op_") :] for name in dir(cls) if name.startswith("_op_") and not name.startswith("_op_ice_")
+        ]
+        assert operations
+        for operation in operations:
+            asynchronous = hasattr(cls, operation + "_async")
+            answering = operation + "_async" if asynchronous else operation
+            maker = next(base for base in cls.__mro__ if answering in base.__dict__)
+            assert maker.__module__.startswith("lading."), f"{cls.__name__}.{operation}"

@@ -57,3 +57,8 @@ def database_busy(back_off: int) -> omero.DatabaseBusyException:
     """No connection is free; come back after so many milliseconds."""
     message = "cannot open a database connection"
     return omero.DatabaseBusyException("", "ome.conditions.DatabaseBusyException", message, back_off)
+
+
+def over_usage(message: str) -> omero.OverUsageException:
+    """A session holds too much open."""
+    return omero.OverUsageException("", "ome.conditions.OverUsageException", message)

@@ -39,7 +39,8 @@ class SandboxOmero:
     `port`: for TCP, 0 takes a free one; TLS always does. `people`: who may log in; without it root, alice, bob and carol
     with new passwords. `idle_ms`: sessions end after so many milliseconds without a call. `limits`: fields of
     `slots.Limits`. `glacier2`: clients connect to Debian's real glacier2router, which stands in front. `java`: images are
-    read with Bio-Formats where it is installed; without it the start of a JVM is saved.
+    read with Bio-Formats where it is installed; without it the start of a JVM is saved. `servants`: how many services one
+    session may hold open.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class SandboxOmero:
         limits: Mapping[str, float] | None = None,
         glacier2: bool = False,
         java: bool = True,
+        servants: int = 10_000,
     ) -> None:
         self.root = root.resolve()
         self.root.mkdir(parents=True, exist_ok=True)
@@ -60,7 +62,7 @@ class SandboxOmero:
         accounts.write(self._accounts, self.people)
         self._tls, self._idle_ms, self._limits = tls, idle_ms, dict(limits or {})
         self._glacier2 = glacier2
-        self._java = java
+        self._java, self._servants = java, servants
         self._process: subprocess.Popen[bytes] | None = None
         self._port = port
         self._ports: dict[str, int] = {}
@@ -121,7 +123,7 @@ class SandboxOmero:
         argv += ["--ssl-port", str(self._ports["ssl"] if self._tls else -1), "--idle-ms", str(self._idle_ms)]
         # Not by PR_SET_PDEATHSIG: that would end the server with the *thread* that started it.
         argv += ["--parent", str(os.getpid())]
-        argv += ["--limits", json.dumps(self._limits)]
+        argv += ["--limits", json.dumps(self._limits), "--servants", str(self._servants)]
         argv += ["--glacier2"] * self._glacier2 + ["--no-java"] * (not self._java)
         with self.log.open("ab") as out:
             self._process = subprocess.Popen(

@@ -17,7 +17,7 @@ from lading.disk import write_whole
 from lading.sandbox.omero import accounts, certificates, control, glacier2, router
 from lading.sandbox.omero.process import CANNOT_START
 from lading.sandbox.omero.sessions import IDLE_MS
-from lading.sandbox.omero.site import Options, Site
+from lading.sandbox.omero.site import SERVANTS_PER_SESSION, Options, Site
 from lading.sandbox.omero.slots import Limits
 from lading.sandbox.omero.wire import MESSAGE_KIB, Listening
 
@@ -112,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-java", action="store_true", help="read images without Bio-Formats, though it is installed"
     )
+    parser.add_argument("--servants", type=int, default=SERVANTS_PER_SESSION, help="open services a session may have")
     parser.add_argument("--parent", type=int, default=0, help="end when this process, which started us, is gone")
     parser.add_argument("--ready-file", type=Path, help="written as JSON once it answers")
     return parser
@@ -127,6 +128,7 @@ def _given(given: argparse.Namespace) -> Options:
         idle_ms=given.idle_ms,
         limits=Limits(**given.limits),
         java=False if given.no_java else None,
+        servants=given.servants,
     )
 
 
@@ -140,6 +142,7 @@ def make_options(
     idle_ms: int = IDLE_MS,
     limits: Limits | None = None,
     java: bool | None = None,
+    servants: int = SERVANTS_PER_SESSION,
 ) -> Options:
     """Options with the folder, the accounts and the TLS identity made. Ports: 0 takes a free one, -1 is for none.
 
@@ -161,4 +164,5 @@ def make_options(
         idle_ms=idle_ms,
         limits=limits or Limits(),
         java=java,
+        servants=servants,
     )

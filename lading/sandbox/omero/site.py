@@ -141,9 +141,7 @@ class Site:
             session.check()
             held = self._stateful.setdefault(session.uuid, {})
             if len(held) >= self.options.servants:
-                raise omero.OverUsageException(
-                    "", "ome.conditions.OverUsageException", f"{len(held)} servants are open; maximum", 0
-                )
+                raise errors.over_usage(f"{len(held)} servants are open in this session already; close some")
             held[name] = service
         return self.wire.add(service, name, session.uuid)
 

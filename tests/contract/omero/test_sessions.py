@@ -199,8 +199,8 @@ def test_a_login_without_a_clients_uuid_is_refused(stand_in: OmeroServer):
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxOmero]:
-    """Sessions end after four seconds without a call: longer than a busy machine lets one wait between two."""
-    with SandboxOmero(tmp_path_factory.mktemp("omero"), java=False, tls=False, idle_ms=4000) as box:
+    """Three open services a session, and four seconds without a call: longer than a busy machine takes between two."""
+    with SandboxOmero(tmp_path_factory.mktemp("omero"), java=False, tls=False, idle_ms=4000, servants=3) as box:
         yield box
 
 
@@ -217,6 +217,21 @@ def test_an_idle_session_ends_with_all_it_held(impatient: SandboxOmero):
             store.size()
     finally:
         client.__del__()
+
+
+def test_who_closes_nothing_is_stopped(impatient: SandboxOmero):
+    client = omero.client(f"tcp://{impatient.host}", impatient.tcp_port)
+    try:
+        factory = client.createSession("alice", impatient.password("alice"))
+        stores = [factory.createRawFileStore() for _ in range(3)]
+
+        with pytest.raises(omero.OverUsageException):
+            factory.createRawFileStore()
+
+        stores[0].close()
+        factory.createRawFileStore()
+    finally:
+        client.closeSession()
 
 
 def test_a_session_that_is_used_stays(impatient: SandboxOmero):
