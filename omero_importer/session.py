@@ -34,7 +34,8 @@ _LONGEST_WAIT_S = 15.0
 _IDLE_MS = 600_000
 
 # It would print what we say better, and its warnings go to the root logger's default handler.
-logging.getLogger("omero").setLevel(logging.CRITICAL)
+for _name in ("omero.client", "omero.util.Resources"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True, slots=True)
