@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ALL = ("local_delivery", "rsync_delivery", "dicom_check", "manifest_million", "server_line")
+ALL = ("local_delivery", "rsync_delivery", "transports", "dicom_check", "manifest_million", "server_line")
 
 
 def main() -> int:

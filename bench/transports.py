@@ -1,0 +1,242 @@
+"""Bench of the transports: each, verified end to end, against the tool that a user would pick instead, unverified.
+
+    python bench/transports.py [NAME ...] [--folder DIR] [--rounds N] [--scale F]
+
+2,000 files of 100 KB, and one file of 1 GiB, to a real server on loopback. Ours: the manifest (every file hashed), the carry,
+and the inbox reading every byte back. Theirs: the tool alone. Both end in a `sync`; the rounds alternate, the medians are
+compared. Aims: at most 1.2 times for the large file, 1.0 for the many small ones. Names: rsync-ssh, sftp, s3, webdav.
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from local_delivery import compare, give_space_back
+
+from lading.delivery import Cargo, Delivery, Labels, Slot, new_delivery_id
+from lading.inbox import Inbox, InboxLimits
+from lading.manifest import make
+from lading.ports import NoProgress, Transport
+from lading.seal import seal
+from lading.testing.carrying import FileJournal
+from lading.testing.certificates import certificates
+from lading.testing.dav_servers import apache_dav
+from lading.testing.s3_servers import rclone, rclone_s3
+from lading.testing.servers import sshd
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One protocol: our transport and its settings for an inbox, and the other tool's command for a folder.
+
+    Every inbox and every target folder lies below `served`, which is what the server shows.
+    """
+
+    factory: str
+    reach: Callable[[Path], Mapping[str, object]]
+    tool: str
+    command: Callable[[Path, Path], list[str]]
+    environment: Mapping[str, str]
+    batch: Callable[[Path, Path], str] | None = None
+
+
+@contextlib.contextmanager
+def rsync_ssh(served: Path, folder: Path) -> Iterator[Leg]:
+    with sshd(folder / "sshd") as server:
+        shell = f"ssh -p {server.port} -i {server.identity} -o UserKnownHostsFile={server.known_hosts}"
+        yield Leg(
+            "transport.rsync:RsyncTransport",
+            lambda inbox: {
+                "target": f"{server.user}@127.0.0.1:{inbox}",
+                "port": server.port,
+                "identity": str(server.identity),
+                "known_hosts": str(server.known_hosts),
+            },
+            "rsync -a over ssh",
+            lambda source, target: ["rsync", "-a", "-e", shell, f"{source}/", f"{server.user}@127.0.0.1:{target}/"],
+            {},
+        )
+
+
+@contextlib.contextmanager
+def sftp(served: Path, folder: Path) -> Iterator[Leg]:
+    with sshd(folder / "sshd") as server:
+        options = ["-P", str(server.port), "-i", str(server.identity), "-o", f"UserKnownHostsFile={server.known_hosts}"]
+        yield Leg(
+            "transport.sftp:SftpTransport",
+            lambda inbox: {
+                "target": f"{server.user}@127.0.0.1:{inbox}",
+                "port": server.port,
+                "identity": str(server.identity),
+                "known_hosts": str(server.known_hosts),
+            },
+            "sftp put -r",
+            lambda _source, _target: ["sftp", "-q", *options, "-b", "-", f"{server.user}@127.0.0.1"],
+            {},
+            lambda source, target: f"put -r {source} {target}/\n",
+        )
+
+
+@contextlib.contextmanager
+def s3(served: Path, folder: Path) -> Iterator[Leg]:
+    tls = certificates(folder / "tls")
+    with rclone_s3(folder / "rclone", served.parent, tls=tls) as server:
+        yield Leg(
+            "transport.s3:S3Transport",
+            lambda inbox: {
+                "endpoint": server.endpoint,
+                "bucket": served.name,
+                "prefix": inbox.relative_to(served).as_posix(),
+                "access_key": server.access_key,
+                "secret_key": f"file:{server.secret_file}",
+                "ca": str(tls.ca),
+                "addressing": "path",
+            },
+            "rclone copy",
+            lambda source, target: _rclone(source, f"there:{served.name}/{target.relative_to(served)}", tls.ca),
+            {
+                "RCLONE_CONFIG_THERE_TYPE": "s3",
+                "RCLONE_CONFIG_THERE_PROVIDER": "Other",
+                "RCLONE_CONFIG_THERE_ENDPOINT": server.endpoint,
+                "RCLONE_CONFIG_THERE_ACCESS_KEY_ID": server.access_key,
+                "RCLONE_CONFIG_THERE_SECRET_ACCESS_KEY": server.secret,
+            },
+        )
+
+
+@contextlib.contextmanager
+def webdav(served: Path, folder: Path) -> Iterator[Leg]:
+    tls = certificates(folder / "tls")
+    with apache_dav(folder / "apache", served, tls) as server:
+        hidden = subprocess.run(
+            [str(rclone()), "obscure", "-"], input=server.password, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        yield Leg(
+            "transport.webdav:WebdavTransport",
+            lambda inbox: {
+                "url": f"{server.url}/{inbox.relative_to(served).as_posix()}",
+                "user": server.user,
+                "password": f"file:{server.password_file}",
+                "ca": str(tls.ca),
+            },
+            "rclone copy",
+            lambda source, target: _rclone(source, f"there:{target.relative_to(served)}", tls.ca),
+            {
+                "RCLONE_CONFIG_THERE_TYPE": "webdav",
+                "RCLONE_CONFIG_THERE_VENDOR": "other",
+                "RCLONE_CONFIG_THERE_URL": server.url,
+                "RCLONE_CONFIG_THERE_USER": server.user,
+                "RCLONE_CONFIG_THERE_PASS": hidden,
+            },
+        )
+
+
+LEGS = {"rsync-ssh": rsync_ssh, "sftp": sftp, "s3": s3, "webdav": webdav}
+
+
+def _rclone(source: Path, target: str, ca: Path) -> list[str]:
+    return [str(rclone()), "copy", "--config", "", "--ca-cert", str(ca), "--inplace", "-q", str(source), target]
+
+
+def with_tool(leg: Leg, served: Path) -> Callable[[Path, Path], Callable[[], None]]:
+    def prepare(source: Path, work: Path) -> Callable[[], None]:
+        target = work / "target"
+        target.mkdir()
+        text = leg.batch(source, target) if leg.batch else None
+
+        def run() -> None:
+            argv = leg.command(source, target)
+            subprocess.run(
+                argv,
+                check=True,
+                input=text,
+                text=True,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, **leg.environment},
+            )
+            assert sum(1 for path in target.rglob("*") if path.is_file()) == sum(1 for _ in source.iterdir())
+
+        return run
+
+    return prepare
+
+
+def with_lading(leg: Leg) -> Callable[[Path, Path], Callable[[], None]]:
+    def prepare(source: Path, work: Path) -> Callable[[], None]:
+        inbox = Inbox.create(work / "inbox", limits=InboxLimits(keep_free_bytes=0))
+        (work / "papers").mkdir()
+        delivery = Delivery(new_delivery_id(), "bench", Labels("P", "s", "e"))
+        cargo = Cargo(delivery, source, work / "papers")
+        module, _, name = leg.factory.partition(":")
+        transport: Transport = getattr(importlib.import_module(module), name).from_settings(
+            leg.reach(inbox.root), state=work
+        )
+
+        def run() -> None:
+            seal(cargo.papers, delivery, make(source, cargo.papers))
+            transport.carry(cargo, Slot(delivery.id), FileJournal(work / "journal"), NoProgress())
+            inbox.accept(delivery.id)
+
+        return run
+
+    return prepare
+
+
+def many_small(folder: Path, scale: float) -> None:
+    folder.mkdir()
+    for number in range(int(2000 * scale)):
+        (folder / f"{number:05}.tif").write_bytes(os.urandom(100_000))
+
+
+def one_large(folder: Path, scale: float) -> None:
+    folder.mkdir()
+    with (folder / "large.czi").open("wb") as out:
+        for _ in range(int(1024 * scale)):
+            out.write(os.urandom(1 << 20))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(LEGS)}")
+    parser.add_argument("--folder", type=Path, help="where to work (default: the system's folder for temporary files)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=1.0, help="a fraction of the work, for a quick look")
+    options = parser.parse_args()
+    reached = []
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="lading-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        served = folder / "served"
+        served.mkdir()
+        for title, fill, aim in (("2,000 files of 100 KB", many_small, 1.0), ("1 file of 1 GiB", one_large, 1.2)):
+            source = folder / fill.__name__
+            fill(source, options.scale)
+            for leg_name in options.names or LEGS:
+                own = folder / f"{leg_name}-{fill.__name__}"
+                own.mkdir()
+                with LEGS[leg_name](served, own) as leg:
+                    reached.append(
+                        compare(
+                            f"{leg_name}, {title}",
+                            source,
+                            served,
+                            options.rounds,
+                            aim,
+                            ours=with_lading(leg),
+                            theirs=with_tool(leg, served),
+                            other=leg.tool,
+                        )
+                    )
+            give_space_back(source)
+    return 0 if all(reached) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
