@@ -102,7 +102,9 @@ def test_s5_a_source_that_changes_after_it_was_listed_is_planned_again(make_site
     (session / "physio.bin").write_bytes(os.urandom(1_500_000))
     site.start_agent()
     # Looking at the inbox itself: asking the command line takes longer than the carry on a busy machine.
-    site.until(lambda: any((site.inbox / ".lading" / "incoming").iterdir()), seconds=60, why="the delivery is on its way")
+    site.until(
+        lambda: any((site.inbox / ".lading" / "incoming").iterdir()), seconds=60, why="the delivery is on its way"
+    )
 
     with (session / "physio.bin").open("ab") as file:
         file.write(b"!")
