@@ -1,0 +1,70 @@
+"""Removable disks against the suite that every transport must pass: in a folder, and on real file systems in image files."""
+
+import pytest
+
+from lading.testing.loop_disks import loop_disk, missing_for, name_it
+from lading.testing.transport_suite import Desk, Site, TransportSuite
+
+VOLUME = "0123456789abcdef"
+
+
+def site_of(names):
+    def reach(inbox):
+        name_it(inbox, VOLUME)
+        return {"path": str(inbox), "volume": VOLUME, "names": names}
+
+    return Site(
+        "transport.disk:DiskTransport.from_settings",
+        reach,
+        unreachable={"another disk is plugged in": {"volume": "fedcba9876543210"}},
+    )
+
+
+class TestDisk(TransportSuite):
+    """In a folder that stands for the disk."""
+
+    @pytest.fixture
+    def site(self):
+        return site_of("posix")
+
+
+class OnARealDisk(TransportSuite):
+    kind = "ext4"
+    names = "windows"
+
+    @pytest.fixture
+    def site(self):
+        return site_of(self.names)
+
+    @pytest.fixture
+    def desk(self, tmp_path, site):
+        if missing := missing_for(self.kind):
+            pytest.skip(missing)
+        folder = tmp_path / "desk"
+        folder.mkdir()
+        (folder / "inbox").mkdir()
+        with loop_disk(tmp_path / "images", self.kind, megabytes=300, point=folder / "inbox"):
+            yield Desk(folder, site)
+
+    @pytest.mark.skip(reason="4 GiB are written to the folder of TestDisk; an image of that size is not worth its time")
+    def test_a_file_over_4_gib_arrives(self):
+        """See TestDisk."""
+
+
+@pytest.mark.slow
+@pytest.mark.root
+class TestDiskWithExt4(OnARealDisk):
+    kind = "ext4"
+    names = "posix"
+
+
+@pytest.mark.slow
+@pytest.mark.root
+class TestDiskWithExFat(OnARealDisk):
+    kind = "exfat"
+
+
+@pytest.mark.slow
+@pytest.mark.root
+class TestDiskWithNtfs(OnARealDisk):
+    kind = "ntfs"
