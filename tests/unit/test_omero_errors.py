@@ -29,7 +29,7 @@ def foreign() -> list[type[BaseException]]:
     ]
 
 
-@pytest.mark.parametrize("cls", foreign(), ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", sorted(foreign(), key=lambda cls: cls.__name__), ids=lambda cls: cls.__name__)
 def test_everything_foreign_has_a_line_of_its_own_kind(cls: type[BaseException]) -> None:
     assert any(issubclass(cls, known) for known, _ in EXCEPTIONS)
 
