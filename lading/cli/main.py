@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from lading import __version__, log
-from lading.cli import acting, fetching, looking, sending, serving, setting_up
+from lading.cli import acting, disks, fetching, looking, sending, serving, setting_up
 from lading.cli.context import App, Group
 
 EPILOG = """
@@ -41,6 +41,7 @@ for command in (
     sending.send,
     sending.agent,
     fetching.fetch,
+    disks.disk,
     serving.inbox,
     serving.server,
     serving.sandbox,

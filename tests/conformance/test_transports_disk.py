@@ -63,6 +63,18 @@ class TestDiskWithExt4(OnARealDisk):
 class TestDiskWithExFat(OnARealDisk):
     kind = "exfat"
 
+    @pytest.mark.skip(reason="exFAT has no links")
+    def test_a_link_in_the_slot_is_not_followed(self):
+        """See the others."""
+
+    @pytest.mark.skip(reason="exFAT refuses the name with a newline that this test writes into the slot")
+    def test_what_an_earlier_attempt_left_does_not_stay(self):
+        """See the others."""
+
+    @pytest.mark.skip(reason="an inbox that is served keeps a stub by a hard link, which exFAT has not; a disk is a waypoint")
+    def test_a_delivery_that_the_inbox_took_is_left_alone(self):
+        """See the others, and test_disk.py for what a fetch takes."""
+
 
 @pytest.mark.slow
 @pytest.mark.root
