@@ -148,6 +148,12 @@ class SandboxOmero:
         """The process runs."""
         return self._process is not None and self._process.poll() is None
 
+    def processor_seconds(self) -> float:
+        """What the process has used of the processors so far, where there is /proc. Raises OSError when it does not run."""
+        pid = self._process.pid if self._process is not None else -1
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def __enter__(self) -> Self:
         self.start()
         return self
