@@ -16,14 +16,14 @@ class Certificates:
     key: Path
 
 
-def certificates(folder: Path) -> Certificates:
-    """Fresh ones, in `folder`."""
+def certificates(folder: Path, *more_names: str) -> Certificates:
+    """Fresh ones, in `folder`; for `more_names` too."""
     folder.mkdir(parents=True, exist_ok=True)
     ours, other = trustme.CA(), trustme.CA()
     made = Certificates(folder / "ca.pem", folder / "other-ca.pem", folder / "server.crt", folder / "server.key")
     ours.cert_pem.write_to_path(str(made.ca))
     other.cert_pem.write_to_path(str(made.other_ca))
-    issued = ours.issue_cert("127.0.0.1", "localhost", key_type=trustme.KeyType.RSA)
+    issued = ours.issue_cert("127.0.0.1", "localhost", *more_names, key_type=trustme.KeyType.RSA)
     issued.private_key_pem.write_to_path(str(made.key))
     made.cert.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
     return made

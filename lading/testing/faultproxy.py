@@ -5,6 +5,7 @@ Uses asyncio in a thread of its own: aborting a socket while another thread sits
 
 import asyncio
 import contextlib
+import functools
 import socket
 import struct
 import threading
@@ -39,6 +40,7 @@ class FaultProxy:
         self.port = 0
         self.passed = 0
         self.cuts = 0
+        self._more: list[asyncio.Server] = []
         self._live: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._main, daemon=True, name="fault-proxy")
@@ -54,6 +56,11 @@ class FaultProxy:
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop)
         self._thread.join(5)
+
+    def also(self, own: tuple[str, int], target: tuple[str, int]) -> None:
+        """Listen at `own`, too, and connect to `target`, with the same faults and counts."""
+        made = asyncio.start_server(functools.partial(self._serve, target=target), *own, limit=_BLOCK)
+        self._more.append(asyncio.run_coroutine_threadsafe(made, self._loop).result(10))
 
     def cut(self) -> None:
         """Reset every connection now."""
@@ -71,7 +78,8 @@ class FaultProxy:
         self._loop.close()
 
     def _stop(self) -> None:
-        self._server.close()
+        for server in (self._server, *self._more):
+            server.close()
         self._cut_all()
         self._loop.call_later(0.05, self._loop.stop)
 
@@ -81,12 +89,14 @@ class FaultProxy:
             _reset(writer)
         self._live.clear()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: tuple[str, int] | None = None
+    ) -> None:
         if self.faults.refuse:
             _reset(writer)
             return
         try:
-            up_reader, up_writer = await asyncio.open_connection(*self.target, limit=_BLOCK)
+            up_reader, up_writer = await asyncio.open_connection(*(target or self.target), limit=_BLOCK)
         except OSError:
             _reset(writer)
             return
