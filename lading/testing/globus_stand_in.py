@@ -1,0 +1,37 @@
+"""The stand-in for Globus inside a test's own process, so that the test can reach into its world."""
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from lading.sandbox.globus.server import Server
+from lading.sandbox.globus.world import Collection, World
+
+CLIENT = "5f1c2d9e-0000-4000-8000-00000000abcd"
+SECRET = "a-secret-of-the-globus-stand-in"  # noqa: S105 - of a server on loopback that lives for one test
+
+
+@contextlib.contextmanager
+def globus(instrument: Path, staging: Path) -> Iterator[Server]:
+    """Two collections, "Microscope" (personal) and "Inbox"; the service account CLIENT with SECRET may use both."""
+    collections = [
+        Collection(str(uuid.uuid4()), "Microscope", instrument, personal=True),
+        Collection(str(uuid.uuid4()), "Inbox", staging),
+    ]
+    server = Server(("127.0.0.1", 0), World(collections), {CLIENT: SECRET})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        for task in list(server.world.tasks.values()):
+            task.cancelled.set()
+        server.shutdown()
+        server.server_close()
+
+
+def collection(server: Server, name: str) -> Collection:
+    """The collection called `name`."""
+    return next(one for one in server.world.collections.values() if one.name == name)
