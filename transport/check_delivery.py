@@ -2,11 +2,11 @@
 
 `lading disk prepare` puts this file on the disk, so that whoever receives it can check it without installing anything. It reads
 every file, compares it with the list that was made at the instrument, and changes nothing. FOLDER is the disk (where this file
-lies), or one delivery's folder. Exit code 0: all deliveries are whole; 1: something is missing or damaged; 2: there is nothing to check.
+lies), or one delivery's folder. Exit code 0: all are whole; 1: something is missing or damaged; 2: nothing to check.
 """
 
 # Plain text paths, as this file runs alone.
-# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH114, PTH117, PTH118, PTH119, PTH120, PTH123, PTH208
+# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH114, PTH117, PTH118, PTH119, PTH120
 
 import hashlib
 import json
