@@ -95,7 +95,10 @@ class DiskPlace:
 
 
 class DiskTransport(PlacingTransport):
-    """A transport onto a removable disk. It returns when the disk is safe to unplug, as far as this delivery goes."""
+    """A removable disk, read back before it may be unplugged.
+
+    It returns when the disk is safe to unplug, as far as this delivery goes.
+    """
 
     place_type = DiskPlace
 

@@ -131,7 +131,7 @@ class FtpsPlace:
 
 
 class FtpsTransport(PlacingTransport):
-    """A transport over FTPS."""
+    """FTPS: FTP inside TLS, as DESY offers it."""
 
     place_type = FtpsPlace
 

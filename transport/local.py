@@ -43,7 +43,10 @@ class LocalConfig:
 
 
 class LocalTransport:
-    """A transport to a folder. One object may carry several deliveries at a time."""
+    """Copies into a folder: of this machine, or of a mounted share.
+
+    One object may carry several deliveries at a time.
+    """
 
     def __init__(self, config: LocalConfig, *, pace: Pace | None = None) -> None:
         if config.names not in _NAMES:

@@ -43,7 +43,10 @@ _NAMES = {"posix": NameLimits.POSIX, "windows": NameLimits.WINDOWS, "smb": NameL
 
 
 class RsyncTransport:
-    """A transport by rsync. One object may carry several deliveries at a time. `state`: a folder for passing files."""
+    """rsync: over ssh, to a daemon (inside TLS), or to a folder.
+
+    One object may carry several deliveries at a time. `state`: a folder for passing files.
+    """
 
     place_type = RsyncSource
 

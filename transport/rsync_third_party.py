@@ -78,7 +78,10 @@ class ThirdPartyConfig(RsyncConfig):
 
 
 class ThirdPartyRsync(RsyncTransport):
-    """A transport whose bytes do not pass through the caller. Papers do: they are small, and ours."""
+    """rsync from the data's own host straight to the staging host, steered from here.
+
+    The bytes do not pass through the caller. Papers do: they are small, and ours.
+    """
 
     def __init__(self, config: ThirdPartyConfig, *, state: Path, pace: Pace | None = None) -> None:
         super().__init__(config, state=state, pace=pace)

@@ -165,7 +165,7 @@ class S3Place:
 
 
 class S3Transport(PlacingTransport):
-    """A transport into a bucket."""
+    """S3: into a bucket, of AWS or of your own store."""
 
     place_type = S3Place
 

@@ -131,7 +131,7 @@ class SftpPlace:
 
 
 class SftpTransport(PlacingTransport):
-    """A transport over SFTP."""
+    """SFTP: several connections, parts continued inside a file."""
 
     place_type = SftpPlace
 

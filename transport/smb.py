@@ -144,7 +144,7 @@ class SmbPlace:
 
 
 class SmbTransport(PlacingTransport):
-    """A transport over SMB."""
+    """SMB (CIFS): a Windows or Samba share that is not mounted."""
 
     place_type = SmbPlace
 

@@ -122,7 +122,7 @@ class WebdavPlace:
 
 
 class WebdavTransport(PlacingTransport):
-    """A transport into a WebDAV folder."""
+    """WebDAV: Nextcloud, Seafile, or any web folder."""
 
     place_type = WebdavPlace
 

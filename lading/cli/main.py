@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from lading import __version__, log
-from lading.cli import acting, disks, fetching, looking, sending, serving, setting_up
+from lading.cli import acting, dicom, disks, fetching, installed, looking, sending, serving, setting_up
 from lading.cli.context import App, Group
 
 EPILOG = """
@@ -31,7 +31,7 @@ Exit codes: 0 done, 2 usage or settings, 3 transport, 4 rejected, 5 repository, 
 def lading(ctx: click.Context, config_file: Path | None) -> None:
     """Carry imaging data from the instrument to OMERO and XNAT, and prove that it arrived."""
     # Programs that run on their own tell what they do; a command that a person typed only speaks up.
-    log.set_up(level=logging.INFO if ctx.invoked_subcommand in ("agent", "server") else logging.WARNING)
+    log.set_up(level=logging.INFO if ctx.invoked_subcommand in ("agent", "server", "dicom") else logging.WARNING)
     ctx.obj = App(config_file=config_file, program=ctx.info_name or "lading", person=ctx.obj)
 
 
@@ -42,6 +42,8 @@ for command in (
     sending.agent,
     fetching.fetch,
     disks.disk,
+    dicom.dicom,
+    installed.transports,
     serving.inbox,
     serving.server,
     serving.sandbox,

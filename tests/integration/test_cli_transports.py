@@ -1,0 +1,40 @@
+"""`lading transports`: what is installed, and what the transports of the routes can do."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SETTINGS = """
+[routes.share]
+transport = { kind = "local", path = "inbox" }
+[routes.far]
+transport = { kind = "sftp", target = "scanner@staging.example:/srv/inbox" }
+[routes.typo]
+transport = { kind = "sfpt", target = "x" }
+"""
+
+
+def ask(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lading", *words], cwd=folder, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_transports_are_listed_without_any_settings(tmp_path: Path) -> None:
+    found = ask(tmp_path, "transports")
+
+    assert found.returncode == 0, found.stderr
+    assert {"local", "rsync", "sftp", "s3", "webdav"} <= {line.split()[0] for line in found.stdout.splitlines() if line}
+
+
+def test_what_the_routes_can_do_is_told_and_a_mistake_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lading.toml").write_text(SETTINGS)
+
+    found = json.loads(ask(tmp_path, "transports", "--json").stdout)
+
+    routes = {route["route"]: route for route in found["routes"]}
+    assert routes["share"]["traits"]["lists_on_the_way"]
+    assert routes["far"]["traits"]["resumes"]
+    assert "sftp" in routes["typo"]["error"]
+    assert all(kind["summary"] and not kind["needs"] for kind in found["transports"])
