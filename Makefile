@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST ?= $(BIN)/python -m pytest
+# What proftpd is linked with; it is unpacked, not installed.
+PROFTPD := libhiredis0.14 libmemcached11 libmemcachedutil2 libpcre2-posix3 libwrap0
 # For Bio-Formats; whatever Java is there will do.
 JAVA   := $(if $(shell command -v java),,default-jre-headless)
 
@@ -24,11 +26,13 @@ demo: $(VENV)/.ready $(if $(OMERO),omero)  ## the main job on real DICOM, in .de
 	@$(BIN)/python -m lading.demo --root .demo
 
 test: omero  ## the default suite, with real servers on loopback
-	@tools/debian-packages.sh rsync openssh-server openssh-client openssl stunnel4 apache2-bin zeroc-glacier2 $(JAVA)
+	@tools/debian-packages.sh rsync openssh-server openssh-client openssl stunnel4 apache2-bin samba $(PROFTPD) zeroc-glacier2 $(JAVA)
+	@tools/ftp-servers.sh
 	$(PYTEST) -m "not slow"
 
 slow: omero  ## what the default suite leaves out: crash storms, files over 4 GiB
-	@tools/debian-packages.sh rsync openssh-server openssh-client openssl stunnel4 apache2-bin zeroc-glacier2 $(JAVA)
+	@tools/debian-packages.sh rsync openssh-server openssh-client openssl stunnel4 apache2-bin samba $(PROFTPD) zeroc-glacier2 $(JAVA)
+	@tools/ftp-servers.sh
 	@PYTHON=$(PYTHON) tools/swift-server.sh
 	$(PYTEST) -m slow
 

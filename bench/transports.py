@@ -4,7 +4,7 @@
 
 2,000 files of 100 KB, and one file of 1 GiB, to a real server on loopback. Ours: the manifest (every file hashed), the carry,
 and the inbox reading every byte back. Theirs: the tool alone. Both end in a `sync`; the rounds alternate, the medians are
-compared. Aims: at most 1.2 times for the large file, 1.0 for the many small ones. Names: rsync-ssh, sftp, s3, webdav.
+compared. Aims: at most 1.2 times for the large file, 1.0 for the many small ones. Names: rsync-ssh, sftp, s3, webdav, smb, ftps.
 """
 
 import argparse
@@ -28,8 +28,10 @@ from lading.seal import seal
 from lading.testing.carrying import FileJournal
 from lading.testing.certificates import certificates
 from lading.testing.dav_servers import apache_dav
+from lading.testing.ftp_servers import proftpd
 from lading.testing.s3_servers import rclone, rclone_s3
 from lading.testing.servers import sshd
+from lading.testing.smb_server import smbd
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,6 @@ def s3(served: Path, folder: Path) -> Iterator[Leg]:
 def webdav(served: Path, folder: Path) -> Iterator[Leg]:
     tls = certificates(folder / "tls")
     with apache_dav(folder / "apache", served, tls) as server:
-        hidden = subprocess.run(
-            [str(rclone()), "obscure", "-"], input=server.password, capture_output=True, text=True, check=True
-        ).stdout.strip()
         yield Leg(
             "transport.webdav:WebdavTransport",
             lambda inbox: {
@@ -133,16 +132,69 @@ def webdav(served: Path, folder: Path) -> Iterator[Leg]:
                 "RCLONE_CONFIG_THERE_VENDOR": "other",
                 "RCLONE_CONFIG_THERE_URL": server.url,
                 "RCLONE_CONFIG_THERE_USER": server.user,
-                "RCLONE_CONFIG_THERE_PASS": hidden,
+                "RCLONE_CONFIG_THERE_PASS": _obscured(server.password),
             },
         )
 
 
-LEGS = {"rsync-ssh": rsync_ssh, "sftp": sftp, "s3": s3, "webdav": webdav}
+@contextlib.contextmanager
+def smb(served: Path, folder: Path) -> Iterator[Leg]:
+    with smbd(folder / "samba", served) as server:
+        yield Leg(
+            "transport.smb:SmbTransport",
+            lambda inbox: {
+                "share": f"//127.0.0.1/inbox/{inbox.relative_to(served).as_posix()}",
+                "port": server.port,
+                "user": server.user,
+                "password": f"file:{server.password_file}",
+            },
+            "rclone copy",
+            lambda source, target: _rclone(source, f"there:inbox/{target.relative_to(served)}"),
+            {
+                "RCLONE_CONFIG_THERE_TYPE": "smb",
+                "RCLONE_CONFIG_THERE_HOST": "127.0.0.1",
+                "RCLONE_CONFIG_THERE_PORT": str(server.port),
+                "RCLONE_CONFIG_THERE_USER": server.user,
+                "RCLONE_CONFIG_THERE_PASS": _obscured(server.password),
+            },
+        )
 
 
-def _rclone(source: Path, target: str, ca: Path) -> list[str]:
-    return [str(rclone()), "copy", "--config", "", "--ca-cert", str(ca), "--inplace", "-q", str(source), target]
+@contextlib.contextmanager
+def ftps(served: Path, folder: Path) -> Iterator[Leg]:
+    tls = certificates(folder / "tls")
+    with proftpd(folder / "proftpd", served, tls) as server:
+        yield Leg(
+            "transport.ftps:FtpsTransport",
+            lambda inbox: {
+                "url": f"ftps://127.0.0.1:{server.port}/{inbox.relative_to(served).as_posix()}",
+                "user": server.user,
+                "password": f"file:{server.password_file}",
+                "ca": str(tls.ca),
+            },
+            "lftp mirror -R -P4",
+            lambda _source, _target: ["lftp", "--norc"],
+            {"LFTP_PASSWORD": server.password},
+            lambda source, target: (
+                f"set ssl:ca-file {tls.ca}\nset ftp:ssl-force true\nset ftp:ssl-protect-data true\nset cmd:fail-exit yes\n"
+                f"open --env-password -u {server.user} ftp://127.0.0.1:{server.port}\n"
+                f"mirror -R -P4 --no-perms {source} /{target.relative_to(served)}\n"
+            ),
+        )
+
+
+LEGS = {"rsync-ssh": rsync_ssh, "sftp": sftp, "s3": s3, "webdav": webdav, "smb": smb, "ftps": ftps}
+
+
+def _rclone(source: Path, target: str, ca: Path | None = None) -> list[str]:
+    trusting = ["--ca-cert", str(ca)] if ca else []
+    return [str(rclone()), "copy", "--config", "", *trusting, "--inplace", "-q", str(source), target]
+
+
+def _obscured(password: str) -> str:
+    """As rclone wants it."""
+    argv = [str(rclone()), "obscure", "-"]
+    return subprocess.run(argv, input=password, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def with_tool(leg: Leg, served: Path) -> Callable[[Path, Path], Callable[[], None]]:

@@ -10,7 +10,10 @@ fi
 mkdir -p .cache/ftp-servers
 unpacking=$(mktemp -d .cache/ftp-servers.XXXXXX)
 trap 'rm -rf "$unpacking"' EXIT
-(cd "$unpacking" && apt-get download -qq proftpd-core proftpd-mod-crypto vsftpd)
+if ! (cd "$unpacking" && apt-get -o APT::Sandbox::User="$(id -un)" download -qq proftpd-core proftpd-mod-crypto vsftpd); then
+    echo "tools/ftp-servers.sh: the packages cannot be had; the tests of FTPS are skipped" >&2
+    exit 0
+fi
 for package in "$unpacking"/*.deb; do
     dpkg -x "$package" .cache/ftp-servers
 done
