@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST ?= $(BIN)/python -m pytest
+# Most tests wait for servers more than they compute. `make test TESTERS=0` runs them one by one.
+TESTERS ?= 3
+SPREAD := -n $(TESTERS) --dist loadscope
 # What proftpd is linked with; it is unpacked, not installed.
 PROFTPD := libhiredis0.14 libmemcached11 libmemcachedutil2 libpcre2-posix3 libwrap0
 # For Bio-Formats; whatever Java is there will do.
@@ -28,13 +31,13 @@ demo: $(VENV)/.ready $(if $(OMERO),omero)  ## the main job on real DICOM, in .de
 test: omero  ## the default suite, with real servers on loopback
 	@tools/debian-packages.sh rsync openssh-server openssh-client openssl stunnel4 apache2-bin samba $(PROFTPD) zeroc-glacier2 $(JAVA)
 	@tools/ftp-servers.sh
-	$(PYTEST) -m "not slow"
+	$(PYTEST) $(SPREAD) -m "not slow"
 
 slow: omero  ## what the default suite leaves out: crash storms, files over 4 GiB
 	@tools/debian-packages.sh rsync openssh-server openssh-client openssl stunnel4 apache2-bin samba $(PROFTPD) zeroc-glacier2 $(JAVA)
 	@tools/ftp-servers.sh
 	@PYTHON=$(PYTHON) tools/swift-server.sh
-	$(PYTEST) -m slow
+	$(PYTEST) $(SPREAD) -m slow
 
 check: omero  ## style, types, and the direction of imports
 	$(BIN)/ruff check .
