@@ -57,7 +57,10 @@ class RobocopyConfig:
 
 
 class RobocopyTransport:
-    """A transport by robocopy. One object may carry several deliveries at a time."""
+    """Copies with robocopy.exe, on Windows: to a drive or a share.
+
+    One object may carry several deliveries at a time.
+    """
 
     def __init__(self, config: RobocopyConfig, state: Path, *, robocopy: Robocopy = run) -> None:
         if config.retries < 0 or config.wait < 0:
