@@ -57,10 +57,13 @@ class FaultProxy:
         self._loop.call_soon_threadsafe(self._stop)
         self._thread.join(5)
 
-    def also(self, own: tuple[str, int], target: tuple[str, int]) -> None:
-        """Listen at `own`, too, and connect to `target`, with the same faults and counts."""
+    def also(self, own: tuple[str, int], target: tuple[str, int]) -> int:
+        """Listen at `own` (port 0: any), too, and connect to `target`, with the same faults and counts. Returns the port."""
         made = asyncio.start_server(functools.partial(self._serve, target=target), *own, limit=_BLOCK)
-        self._more.append(asyncio.run_coroutine_threadsafe(made, self._loop).result(10))
+        server = asyncio.run_coroutine_threadsafe(made, self._loop).result(10)
+        self._more.append(server)
+        port: int = server.sockets[0].getsockname()[1]
+        return port
 
     def cut(self) -> None:
         """Reset every connection now."""

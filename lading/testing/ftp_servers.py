@@ -34,8 +34,7 @@ class FtpServer:
 
     def through(self, proxy: FaultProxy) -> str:
         """Host and port of `proxy`, which stands before the control connection and all data connections."""
-        control = _free_port_at(OTHER_ADDRESS)
-        proxy.also((OTHER_ADDRESS, control), ("127.0.0.1", self.port))
+        control = proxy.also((OTHER_ADDRESS, 0), ("127.0.0.1", self.port))
         for port in self.data_ports:
             proxy.also((OTHER_ADDRESS, port), ("127.0.0.1", port))
         return f"{OTHER_ADDRESS}:{control}"
@@ -52,7 +51,14 @@ def missing_for_ftp_servers() -> str:
 def proftpd(folder: Path, served: Path, tls: Certificates, *, secure: bool = True) -> Iterator[FtpServer]:
     """proftpd with `served` as its root; all its own files in `folder`. Without `secure` it knows no TLS."""
     folder.mkdir(parents=True, exist_ok=True)
-    described = _described(folder, "lab")
+    with _data_ports() as ports:
+        described = _described(folder, "lab", ports)
+        argv = _proftpd_command(folder, served, tls, described, secure=secure)
+        with server(argv, described.port, folder / "stderr.log"):
+            yield described
+
+
+def _proftpd_command(folder: Path, served: Path, tls: Certificates, described: FtpServer, *, secure: bool) -> list[str]:
     passwd = folder / "passwd"
     subprocess.run(
         [
@@ -109,9 +115,7 @@ DigestMaxSize 10 GB
 """
     )
     tls.key.chmod(0o600)
-    argv = [str(_UNPACKED / "usr/sbin/proftpd"), "-n", "-q", "-c", str(config)]
-    with server(argv, described.port, folder / "stderr.log"):
-        yield described
+    return [str(_UNPACKED / "usr/sbin/proftpd"), "-n", "-q", "-c", str(config)]
 
 
 @contextlib.contextmanager
@@ -121,7 +125,16 @@ def vsftpd(folder: Path, served: Path, tls: Certificates, *, writable: bool = Tr
     As somebody whose account it does not change it shows the whole disk.
     """
     (folder / "empty").mkdir(parents=True, mode=0o555)
-    described = replace(_described(folder, "anonymous"), root=str(served))
+    with _data_ports() as ports:
+        described = replace(_described(folder, "anonymous", ports), root=str(served))
+        argv = _vsftpd_command(folder, served, tls, described, writable=writable)
+        with server(argv, described.port, folder / "stderr.log"):
+            yield described
+
+
+def _vsftpd_command(
+    folder: Path, served: Path, tls: Certificates, described: FtpServer, *, writable: bool
+) -> list[str]:
     allowed = "YES" if writable else "NO"
     config = folder / "vsftpd.conf"
     config.write_text(
@@ -162,24 +175,33 @@ vsftpd_log_file={folder}/log
 xferlog_file={folder}/transfers
 """
     )
-    argv = [str(_UNPACKED / "usr/sbin/vsftpd"), str(config)]
-    with server(argv, described.port, folder / "stderr.log"):
-        yield described
+    return [str(_UNPACKED / "usr/sbin/vsftpd"), str(config)]
 
 
-def _described(folder: Path, user: str) -> FtpServer:
+def _described(folder: Path, user: str, data_ports: range) -> FtpServer:
     password = "a-secret-of-the-FTP-server"  # noqa: S105 - of a test
     files = secret_file(folder / "password", password), secret_file(folder / "wrong", "not the password")
-    return FtpServer(free_port(), _free_ports(), user, password, *files)
+    return FtpServer(free_port(), data_ports, user, password, *files)
 
 
-def _free_ports() -> range:
-    """Neighbouring ports that nobody listens on now, here and at the other address."""
-    for _ in range(100):
-        first = random.randrange(20_000, 32_000)  # noqa: S311 - below those that the system hands out
+@contextlib.contextmanager
+def _data_ports() -> Iterator[range]:
+    """Neighbouring ports that nobody listens on, here and at the other address.
+
+    A server listens on them only now and then, so another test could take them for free: a UDP socket keeps that one away.
+    """
+    blocks = list(range(20_000, 32_000, _DATA_PORTS))  # below those that the system hands out
+    random.shuffle(blocks)
+    for first in blocks:
         ports = range(first, first + _DATA_PORTS)
-        if all(_is_free(address, port) for port in ports for address in ("127.0.0.1", OTHER_ADDRESS)):
-            return ports
+        with socket.socket(type=socket.SOCK_DGRAM) as mine:
+            try:
+                mine.bind(("127.0.0.1", first))
+            except OSError:
+                continue
+            if all(_is_free(address, port) for port in ports for address in ("127.0.0.1", OTHER_ADDRESS)):
+                yield ports
+                return
     raise RuntimeError("no neighbouring ports are free")
 
 
@@ -190,10 +212,3 @@ def _is_free(address: str, port: int) -> bool:
             probe.bind((address, port))
             return True
     return False
-
-
-def _free_port_at(address: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port
