@@ -188,7 +188,10 @@ class ReporterConfig:
 
 @attrs.frozen(kw_only=True)
 class Config:
-    """The whole file. `home` is where the programs keep their own state (outbox, embedded database, keys, logs)."""
+    """The whole file. `home` is where the programs keep their own state (outbox, embedded database, keys, logs).
+
+    `dicom` belongs to the DICOM receiver and is checked by it.
+    """
 
     home: Path
     inboxes: Mapping[str, InboxConfig] = attrs.field(factory=dict)
@@ -199,6 +202,7 @@ class Config:
     mail: MailConfig = attrs.field(factory=MailConfig)
     people: PeopleConfig = attrs.field(factory=PeopleConfig)
     reporters: Mapping[str, ReporterConfig] = attrs.field(factory=dict)
+    dicom: Settings = attrs.field(factory=dict)
     file: Path | None = None
 
     @property
