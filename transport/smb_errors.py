@@ -69,6 +69,11 @@ def exists(exc: BaseException) -> bool:
     return status_of(exc) == _EXISTS
 
 
+def in_the_way(exc: BaseException) -> bool:
+    """Whether something that a file cannot simply replace, as a folder, has the name."""
+    return status_of(exc) in {_EXISTS, ACCESS_DENIED}
+
+
 def is_folder(exc: BaseException) -> bool:
     """Whether a folder is where a file was expected."""
     return status_of(exc) == _IS_FOLDER

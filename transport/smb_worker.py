@@ -14,8 +14,9 @@ from contextlib import suppress
 from typing import BinaryIO
 
 import smbclient
+from smbprotocol.exceptions import SMBResponseException
 
-from transport import smb_errors
+from transport import smb_errors, smb_finish
 from transport.smb_frames import DATA, MESSAGE, FrameError, parsed, read_frame, write_frame, write_message
 
 _BLOCK = 1 << 20
@@ -158,7 +159,10 @@ class Worker:
         """Blocks come in, each is acknowledged when the server has it; an empty one is the end: then the part gets its name."""
         part, offset = self._at(request["part"]), _number(request, "offset")
         mode = "r+b" if offset else "wb"
-        with smbclient.open_file(part, mode=mode, buffering=0, share_access=_SHARED, **self._login) as file:
+        path, when = self._at(request["path"]), _number(request, "mtime_ns")
+        with smbclient.open_file(
+            part, mode=mode, buffering=0, share_access=_SHARED, desired_access=smb_finish.ACCESS, **self._login
+        ) as file:
             write_message(self._send, {"ok": None})
             self.is_writing = True
             file.seek(offset)
@@ -169,11 +173,21 @@ class Worker:
                 while view:
                     view = view[file.write(view) :]
                 write_message(self._send, {"ok": None})
-        self.is_writing = False
-        when = _number(request, "mtime_ns")
-        smbclient.utime(part, ns=(when, when), follow_symlinks=False, **self._login)
-        self._rename_over(part, self._at(request["path"]))
+            self.is_writing = False
+            named = self._finished(file, path, when)
+        if not named:
+            smbclient.utime(part, ns=(when, when), follow_symlinks=False, **self._login)
+            self._rename_over(part, path)
         write_message(self._send, {"ok": None})
+
+    def _finished(self, file: object, path: str, when: int) -> bool:
+        """Whether the part got its time and name the short way."""
+        try:
+            return smb_finish.finish(file, path.rpartition("\\")[2], when)
+        except SMBResponseException as exc:
+            if smb_errors.in_the_way(exc):
+                return False
+            raise
 
     def _next_block(self) -> bytes:
         kind, block = self._receive()
@@ -185,7 +199,7 @@ class Worker:
         try:
             smbclient.replace(part, path, **self._login)
         except OSError as exc:
-            if not (smb_errors.exists(exc) or smb_errors.status_of(exc) == smb_errors.ACCESS_DENIED):
+            if not smb_errors.in_the_way(exc):
                 raise
             # A folder, or a read-only file, is in the way.
             found = self._look(path)
