@@ -67,12 +67,15 @@ class LoopDisk:
         self._detach()
 
     def _detach(self) -> None:
-        """A device that is still in use is detached by its last user; wait for that: two mounts of one image destroy it."""
+        """Let go of the device, and wait until its last user has: two mounts of one image destroy it.
+
+        Asked once only: later the same device may be another test's.
+        """
+        device, self._device = self._device, ""
+        if device:
+            subprocess.run(["losetup", "--detach", device], check=False, capture_output=True)
         deadline = time.monotonic() + _DETACH_S
-        while True:
-            subprocess.run(["losetup", "--detach", self._device], check=False, capture_output=True)
-            if not _said("losetup", "--associated", str(self.image)):
-                return
+        while _said("losetup", "--associated", str(self.image)):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self.image} is still in use")
             time.sleep(0.05)
@@ -82,9 +85,8 @@ class LoopDisk:
         while self.point.is_mount():
             if subprocess.run(["umount", "-l", str(self.point)], check=False, capture_output=True).returncode:
                 break
-        if self._device:
-            with suppress(TimeoutError):
-                self._detach()
+        with suppress(TimeoutError):
+            self._detach()
 
 
 @contextmanager

@@ -343,3 +343,39 @@ def test_a_disk_for_windows_is_not_given_names_that_windows_refuses(tmp_path, di
         settings = {**errand.settings, "names": "posix"}
         with pytest.raises(ConfigError, match="windows"):
             DiskTransport.from_settings(settings, state=tmp_path).probe()
+
+
+def test_an_agent_waits_for_its_disk_and_goes_on_when_it_is_back(tmp_path):
+    root, away = tmp_path / "disk", tmp_path / "in the bag"
+    root.mkdir()
+    volume = prepare_disk(root).id
+    root.rename(away)
+    root.mkdir()  # the empty mount point
+    session = trees.write(tmp_path / "instrument" / "PROJ" / "sub-001" / "ses-01", {"a.dcm": b"1" * 5000})
+    settings = tmp_path / "lading.toml"
+    settings.write_text(
+        f"""home = "{tmp_path / "home"}"
+[routes.mri]
+transport = {{ kind = "disk", path = "{root}", volume = "{volume}" }}
+[agent]
+[[agent.watch]]
+path = "{tmp_path / "instrument"}"
+route = "mri"
+quiet = 0.2
+"""
+    )
+
+    lading("--config", str(settings), "agent", "run", "--once")
+    waiting = lading("--config", str(settings), "list", "--json").stdout
+    assert not list(root.iterdir()), "it wrote below the mount point"
+    root.rmdir()
+    away.rename(root)
+    lading("--config", str(settings), "retry", json.loads(waiting)["deliveries"][0]["id"])
+    lading("--config", str(settings), "agent", "run", "--once")
+    arrived = lading("--config", str(settings), "list", "--json").stdout
+
+    assert "disk removed" in waiting
+    assert json.loads(arrived)["deliveries"][0]["stage"] == "ARRIVED", arrived
+    (slot,) = (root / ".lading" / "incoming").iterdir()
+    assert trees.look(slot / "data") == trees.look(session)
+    assert check(root)[0] == 0
