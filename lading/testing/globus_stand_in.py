@@ -35,3 +35,23 @@ def globus(instrument: Path, staging: Path) -> Iterator[Server]:
 def collection(server: Server, name: str) -> Collection:
     """The collection called `name`."""
     return next(one for one in server.world.collections.values() if one.name == name)
+
+
+def settings_for(server: Server, top: Path, inbox: Path) -> dict[str, object]:
+    """A route's transport table for the inbox at `inbox`, where both collections show `top`."""
+    secret = top / "globus-secret"
+    if not secret.exists():
+        secret.touch(mode=0o600)
+        secret.write_text(f"{SECRET}\n")
+    return {
+        "account": {
+            "client": CLIENT,
+            "secret": f"file:{secret}",
+            "auth_url": server.url,
+            "transfer_url": server.url,
+            "timeout": 20,
+        },
+        "source": {"collection": "Microscope", "root": str(top), "spool": str(top / "globus spool")},
+        "inbox": {"collection": collection(server, "Inbox").id, "path": f"/{inbox.relative_to(top).as_posix()}"},
+        "patience": 5,
+    }

@@ -163,7 +163,7 @@ class _Copying:
         self._task.count("bytes_checksummed", target.stat().st_size)
         if given:
             algorithm = str(item.get("checksum_algorithm") or "MD5").lower().replace("-", "")
-            return _digest(target, algorithm) == given
+            return (arrived if algorithm == "sha256" else _digest(target, algorithm)) == given
         return arrived == sent
 
     def _record(self, item: Document, source: Path, target: Path, sent: str) -> None:

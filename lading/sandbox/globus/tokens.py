@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import jwt
@@ -34,7 +35,11 @@ class Tokens:
         self._codes: dict[str, dict[str, str]] = {}
         self._access: dict[str, _Token] = {}
         self._refresh: dict[str, str] = {}
-        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+    @cached_property
+    def _key(self) -> rsa.RSAPrivateKey:
+        """Made when somebody asks for it: it takes a while."""
+        return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
     def forget(self, *, also_refresh: bool = False) -> None:
         """Every access token is over; and the log-ins too, if asked."""
