@@ -8,7 +8,15 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ALL = ("local_delivery", "rsync_delivery", "transports", "dicom_check", "manifest_million", "server_line")
+ALL = (
+    "local_delivery",
+    "rsync_delivery",
+    "transports",
+    "dicom_check",
+    "manifest_million",
+    "server_line",
+    "omero_import",
+)
 
 
 def main() -> int:

@@ -45,7 +45,11 @@ def read_state(file: Path) -> ValveState | None:
 
 
 def told(home: Path, now: float) -> list[dict[str, str | float]]:
-    """The valves of this machine: repository, position, reason, since, until (seconds since the epoch)."""
+    """The valves of this machine: repository, position, reason, since, until (seconds since the epoch), and the figures.
+
+    `paused_s`: how long it was closed last; `imports_to_go`: how many must still go well before it is fully open; `database_s`:
+    how long the server's database usually takes to answer, 0 when nobody measured.
+    """
     found: list[dict[str, str | float]] = []
     for file in sorted((home / FOLDER).glob("*.json")):
         state = read_state(file)
@@ -58,6 +62,9 @@ def told(home: Path, now: float) -> list[dict[str, str | float]]:
                     "reason": "" if position == OPEN else state.reason,
                     "since": state.since,
                     "until": state.until,
+                    "paused_s": state.pause,
+                    "imports_to_go": state.calm,
+                    "database_s": state.usual,
                 }
             )
     return found

@@ -204,3 +204,12 @@ def test_the_status_tells_of_all_valves(valve: Valve, tmp_path: Path, clock: Hou
         "calm.example.org:4064": (OPEN, ""),
         "omero.example.org:4064": (CLOSED, "it is on fire"),
     }
+
+
+def test_the_status_has_the_figures_too(valve: Valve, tmp_path: Path, clock: Hours) -> None:
+    valve.saw_database(0.01)
+    valve.close("it is on fire")
+
+    (found,) = told(tmp_path, clock())
+
+    assert (found["paused_s"], found["imports_to_go"], found["database_s"]) == (30, SETTINGS.calm, 0.01)
