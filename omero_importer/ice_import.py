@@ -32,8 +32,11 @@ from omero_importer.vitals import measure
 _SENDINGS = 3
 """So often a file is sent, before we believe that the server cannot store it."""
 _MEASURE_S = 30.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GROWTH = 0.01, 2.0, 1.5
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GROWTH = 0.05, 2.0, 1.5
+"""Only for when the server's call that an import has ended gets lost."""
 _UNKNOWN_READER = "Unknown"
+_CLOSING = 8
+"""Servants that are being closed at once."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,30 @@ class _Uploaded:
     plan: FilesetPlan
     process: "grid.ImportProcessPrx"
     checksums: list[str]
+
+
+class _Closing:
+    """Servants being closed while the work goes on. Left open, they count against the ten thousand that a session may have."""
+
+    def __init__(self) -> None:
+        self._under_way: deque[tuple[grid.ImportProcessPrx | cmd.HandlePrx, Ice.AsyncResult]] = deque()
+
+    def begin(self, servant: "grid.ImportProcessPrx | cmd.HandlePrx") -> None:
+        """Ask for it."""
+        with suppress(Ice.Exception):
+            self._under_way.append((servant, servant.begin_close()))
+        if len(self._under_way) > _CLOSING:
+            self._end()
+
+    def finish(self) -> None:
+        """Wait until all of them are closed."""
+        while self._under_way:
+            self._end()
+
+    def _end(self) -> None:
+        servant, result = self._under_way.popleft()
+        with suppress(Ice.Exception):  # that it is gone already is all right
+            servant.end_close(result)
 
 
 @dataclass(frozen=True)
@@ -57,6 +84,7 @@ class IceEngine:
     _algorithm: list[str] = field(default_factory=list, repr=False)
     _measured: list[float] = field(default_factory=lambda: [time.monotonic()], repr=False)
     _stopping: threading.Event = field(default_factory=threading.Event, repr=False)
+    _closing: _Closing = field(default_factory=_Closing, repr=False)
 
     def import_fileset(self, plan: FilesetPlan, place: Place, journal: Journal, progress: Progress) -> FilesetRecord:
         """See `Engine`."""
@@ -85,7 +113,8 @@ class IceEngine:
             try:
                 for plan in plans:
                     under_way.append(filesets.submit(self._upload, plan, place, files, progress))
-                    if len(under_way) >= window:
+                    # One more than can be sent at once: the senders have work while the first is being imported.
+                    if len(under_way) > window:
                         yield from self._read(under_way.popleft(), refused)
                 while under_way:
                     yield from self._read(under_way.popleft(), refused)
@@ -93,6 +122,7 @@ class IceEngine:
                 # Whatever went wrong: what is still being sent is sent in vain.
                 self._stopping.set()
                 _abandon(under_way)
+                self._closing.finish()
         if refused:
             more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
             raise Refused(f"{refused[0].message}{more}", safe=refused[0].safe, next_command=refused[0].next_command)
@@ -178,12 +208,14 @@ class IceEngine:
             with self.valve.import_under_way(patience=self.settings.valve.longest_pause):
                 handle = self._verified(uploaded, doing)
                 try:
+                    # While an import runs the next one waits: no way there and back that can be hidden behind it counts.
+                    asked = handle.begin_getRequest()
                     answer = self._outcome(handle, doing)
-                    fileset = int(handle.getRequest().activity.parent.id.val)
+                    fileset = int(handle.end_getRequest(asked).activity.parent.id.val)
                 finally:
-                    _close(handle)
+                    self._closing.begin(handle)
         finally:
-            _close(uploaded.process)
+            self._closing.begin(uploaded.process)
         if isinstance(answer, cmd.ERR):
             self._failed(answer, fileset, doing)
         images = sorted({int(pixels.image.id.val) for pixels in answer.pixels})
@@ -225,6 +257,8 @@ class IceEngine:
         patience = self.settings.import_timeout
         until, pause = time.monotonic() + patience, _FIRST_PAUSE_S
         with _Callback(self.connection, handle) as finished:
+            finished.wait(pause)
+            finished.clear()
             while (answer := handle.getResponse()) is None:
                 if time.monotonic() > until:
                     raise TargetUnavailable(
@@ -233,6 +267,7 @@ class IceEngine:
                         next_command="lading retry",
                     )
                 finished.wait(pause)
+                finished.clear()
                 pause = min(pause * _GROWTH, _LONGEST_PAUSE_S)
         return answer
 
@@ -285,7 +320,8 @@ class _Callback:
     def __enter__(self) -> threading.Event:
         adapter = self._connection.client.getAdapter()
         proxy = adapter.add(_Finished(self._event.set), self._identity)
-        self._handle.addCallback(cmd.CmdCallbackPrx.uncheckedCast(proxy))
+        # Not waited for: were it lost, asking is what is left, as when the call itself is lost.
+        self._handle.begin_addCallback(cmd.CmdCallbackPrx.uncheckedCast(proxy))
         return self._event
 
     def __exit__(self, *_: object) -> None:

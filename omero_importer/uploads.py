@@ -53,8 +53,10 @@ def send_file(
         with suppress(Ice.Exception):
             store.close()
         raise
-    patience = timeout + entry.size / _SLOWEST_HASH
-    patient = type(store).uncheckedCast(store.ice_invocationTimeout(int(patience * 1000)))
+    patient = store
+    if entry.size > _SLOWEST_HASH:  # else the time that every answer may take is enough
+        patience = timeout + entry.size / _SLOWEST_HASH
+        patient = type(store).uncheckedCast(store.ice_invocationTimeout(int(patience * 1000)))
     if save:
         patient.save()
     patient.close()

@@ -121,9 +121,13 @@ class _RawFileStore(StatefulService):
             if record is None:
                 raise errors.validation(f"OriginalFile:{self._record.id} was deleted")
             path = self.site.files.path(record)
-            if not path.exists() or not (self._modified or path.stat().st_size != record.get("size")):
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError:
                 return None
-            self._record, self._modified = self.site.files.settle(record), False
+            if not self._modified and size == record.get("size"):
+                return None
+            self._record, self._modified = self.site.files.settle(record, path), False
             return self._record
 
     def _drop(self) -> None:

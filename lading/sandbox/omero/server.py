@@ -1,6 +1,7 @@
 """The process: options from the command line, a line of JSON when it is ready, an orderly end."""
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -68,6 +69,8 @@ def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     site = make_site(options)
+    # OMERO's generated classes are a hundred thousand objects that stay: nobody needs to look at them again and again.
+    gc.freeze()
     site.open()
     with _in_front(site) as ports, control.listening(site) as (control_port, token):
         ready = {"ports": ports, "control": control_port, "root": str(options.root), "pid": os.getpid()}

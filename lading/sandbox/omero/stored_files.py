@@ -71,18 +71,18 @@ class StoredFiles:
             return self.root.joinpath(*components(f"{record.text('path')}/{record.text('name')}"))
         return self.data_dir / "Files" / str(record.id)
 
-    def hash(self, record: Record) -> str:
-        """Read the whole file, with the record's own algorithm. Raises OSError."""
+    def hash(self, record: Record, path: Path | None = None) -> str:
+        """Read the whole file (at `path`, if the caller knows it), with the record's own algorithm. Raises OSError."""
         hasher = self.store.follow(record.get("hasher"))
-        return checksum(self.path(record), hasher.text("value") if hasher else DEFAULT_ALGORITHM)
+        return checksum(path or self.path(record), hasher.text("value") if hasher else DEFAULT_ALGORITHM)
 
-    def settle(self, record: Record) -> Record:
+    def settle(self, record: Record, path: Path | None = None) -> Record:
         """Write size and checksum of the bytes as they are on the disk into the record. Raises OSError."""
-        path = self.path(record)
+        path = path or self.path(record)
         if self.faults.damaged_uploads and self.faults.take("damaged_uploads"):
             _damage(path)
         self.faults.wait(self.faults.hash_delay_s)
-        found = self.hash(record)
+        found = self.hash(record, path)
         if self.faults.wrong_hashes and self.faults.take("wrong_hashes"):
             found = found[::-1] if found != found[::-1] else found[:-1] + "x"
         changes: dict[str, str | int | Ref] = {"size": path.stat().st_size, "hash": found, "mtime": milliseconds()}
