@@ -71,7 +71,9 @@ class TestDiskWithExFat(OnARealDisk):
     def test_what_an_earlier_attempt_left_does_not_stay(self):
         """See the others."""
 
-    @pytest.mark.skip(reason="an inbox that is served keeps a stub by a hard link, which exFAT has not; a disk is a waypoint")
+    @pytest.mark.skip(
+        reason="an inbox that is served keeps a stub by a hard link, which exFAT has not; a disk is a waypoint"
+    )
     def test_a_delivery_that_the_inbox_took_is_left_alone(self):
         """See the others, and test_disk.py for what a fetch takes."""
 
