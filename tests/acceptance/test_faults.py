@@ -316,9 +316,10 @@ def test_s12_a_half_filled_resource_with_blank_digests_is_completed(make_site) -
     assert site.ask("receipt", str(delivery["id"]))["proves_all"]
 
 
+@pytest.mark.slow
 def test_s15_an_import_storm_never_exceeds_the_limit_and_the_urgent_one_passes(make_site) -> None:
     site = make_site()
-    site.faults(inbox_delay_s=0.4)
+    site.faults(inbox_delay_s=1.0)
     for user in range(6):
         site.xnat("POST", "projects", {"id": f"P{user}", "prearchive_code": 4})
     for job in range(40):
@@ -331,34 +332,29 @@ def test_s15_an_import_storm_never_exceeds_the_limit_and_the_urgent_one_passes(m
     site.until(lambda: len(list(incoming.glob("*/manifest.json"))) == 40, seconds=90, why="all 40 lie in the inbox")
     site.start_server()
 
+    def begun() -> list[str]:
+        """The stand-in's own record, in the order of the requests: a look now and then misses some on a busy machine."""
+        per_label = site.xnat("GET", "counts")["inbox_requests_per_label"]
+        assert isinstance(per_label, dict)
+        return list(per_label)
+
     at_once: list[int] = []
-    order: list[str] = []
     urgent = ""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
+    write_series(site.root / "urgent", 1)
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and site.xnat("GET", "counts")["archive_sessions"] != 41:
         active = json.loads(ask_xnat(site, "GET", "xapi/dicom/list/active"))
-        going = [r for r in active if r["status"] in ("Queued", "Accepted", "Importing", "Trawling")]
-        at_once.append(len(going))
-        for request in active:
-            label = f"{request['parameters']['PROJECT_ID']}/{request['parameters']['EXPT_LABEL']}"
-            if label not in order:
-                order.append(label)
-        if len(order) >= 6 and not urgent:
-            write_series(site.root / "storm" / "urgent", 1)
+        at_once.append(len([r for r in active if r["status"] in ("Queued", "Accepted", "Importing", "Trawling")]))
+        if len(begun()) >= 6 and not urgent:
             labels = ("--project", "P5", "--participant", "sub-009", "--session", "URGENT")
-            urgent = str(
-                site.ask("send", str(site.root / "storm" / "urgent"), "--route", "mri", *labels, "--priority", "10")[
-                    "id"
-                ]
-            )
-        counts = site.xnat("GET", "counts")
-        if counts["archive_sessions"] == 41:
-            break
+            sent = site.ask("send", str(site.root / "urgent"), "--route", "mri", *labels, "--priority", "10")
+            urgent = str(sent["id"])
         time.sleep(0.03)
     found = site.settle(41, seconds=60)
+    order = begun()
 
     assert {d["stage"] for d in found} == {"VERIFIED"}
     assert max(at_once) <= 2
     assert len({label.split("/")[0] for label in order[:7]}) >= 5
-    assert order.index("P5/URGENT") < 36
+    assert order.index("P5/sub-009/URGENT") < 36
     assert site.xnat("GET", "counts")["archived_duplicates"] == 0

@@ -436,8 +436,9 @@ def shared(tmp_path: Path) -> Inbox:
     """An inbox of root's that the group of `as_sender` may use."""
     if os.geteuid() != 0:
         pytest.skip("needs root to become somebody else")
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.owner() == "root" and folder.name.startswith(("test_", "popen-", "pytest-")):
+            folder.chmod(0o755)
     inbox = Inbox.create(tmp_path / "inbox", limits=LIMITS)
     for folder in (inbox.root, *inbox.root.rglob("*")):
         mode = folder.stat().st_mode & 0o7777
