@@ -212,6 +212,7 @@ def test_s15_an_import_storm_never_exceeds_the_limit_and_the_urgent_one_passes(m
         "select d.name from Image i join i.datasetLinks l join l.parent d order by i.fileset.id"
     )]  # fmt: skip
     assert {d["stage"] for d in found} == {"VERIFIED"}, site.words()
+    assert use["background"]["limit"] == 5
     assert use["background"]["peak"] <= 2
     assert len({name.rpartition("_")[0] for name in order[:7]}) >= 5  # everybody's first ones, not one person's forty
     assert order.index(f"{PEOPLE[5]}_URGENT") < 36
