@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from lading import __version__, log
-from lading.cli import acting, dicom, disks, fetching, installed, looking, sending, serving, setting_up
+from lading.cli import acting, dicom, disks, fetching, globus, installed, looking, sending, serving, setting_up
 from lading.cli.context import App, Group
 
 EPILOG = """
@@ -42,6 +42,7 @@ for command in (
     sending.agent,
     fetching.fetch,
     disks.disk,
+    globus.globus,
     dicom.dicom,
     installed.transports,
     serving.inbox,

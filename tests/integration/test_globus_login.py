@@ -1,0 +1,72 @@
+"""`lading globus login`, as a person types it: in a shell without a screen."""
+
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+pytest.importorskip("globus_sdk", reason="globus-sdk is not installed (extra: globus)")
+from lading.inbox import Inbox, InboxLimits
+from lading.testing.globus_stand_in import collection, globus
+
+
+@pytest.fixture
+def settings(tmp_path):
+    Inbox.create(tmp_path / "inbox", limits=InboxLimits(keep_free_bytes=0))
+    with globus(tmp_path, tmp_path) as server:
+        file = tmp_path / "lading.toml"
+        file.write_text(
+            f"""
+home = "{tmp_path / "home"}"
+[routes.mounted.transport]
+kind = "local"
+path = "{tmp_path / "inbox"}"
+[routes.far.transport]
+kind = "globus"
+[routes.far.transport.account]
+client = "4c5d6e7f-0000-4000-8000-000000001234"
+auth_url = "{server.url}"
+transfer_url = "{server.url}"
+[routes.far.transport.source]
+collection = "Microscope"
+root = "{tmp_path}"
+spool = "{tmp_path / "spool"}"
+[routes.far.transport.inbox]
+collection = "{collection(server, "Inbox").id}"
+path = "/inbox"
+"""
+        )
+        yield file
+
+
+def started(settings, *words):
+    return subprocess.Popen(
+        [sys.executable, "-m", "lading", "--config", str(settings), "globus", "login", *words],
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_the_link_is_shown_the_code_is_pasted_and_the_inbox_is_there(settings):
+    with started(settings, "far") as process:
+        link = next(line.strip() for line in process.stdout if line.startswith("http"))
+        with urllib.request.urlopen(link) as page:
+            code = re.search(r"<code>(\w+)", page.read().decode())[1]
+        said, _ = process.communicate(f"{code}\n", timeout=60)
+
+    assert process.returncode == 0, said
+    assert "the inbox is there" in said
+
+
+def test_a_route_of_another_kind_has_nobody_to_log_in(settings):
+    with started(settings, "mounted") as process:
+        said, _ = process.communicate("", timeout=60)
+
+    assert process.returncode == 2
+    assert "not of the kind globus" in said
