@@ -144,9 +144,11 @@ class _Carrying:
         """Make the slot hold the files and the papers, the seal last."""
         found = self._to.slot(self._slot)
         if SEAL_NAME in found and self._same_seal():
+            self._journal.note(_SEALED, self._digest)
+            forget(self._journal)
             return
         self._demand_unchanged()
-        came_back = self._journal.recall(_SEALED) == self._digest
+        came_back = self._journal.recall(_SEALED) == self._digest or self._was_sealed_unnoted(found)
         note = self._current(came_back=came_back)
         if came_back:
             self._demand_content((one.path for one in self._manifest), "the inbox sent it back, and")
@@ -160,6 +162,13 @@ class _Carrying:
         self._journal.note(_SEALED, self._digest)
         forget(self._journal)
         self._told.all()
+
+    def _was_sealed_unnoted(self, found: dict[str, RemoteFile]) -> bool:
+        """Whether our papers arrived, and neither they nor the seal wait any more: we were ended before we noted the seal."""
+        note = noted(self._journal)
+        if note is None or note.list != self._digest or note.step != "papers" or not note.task:
+            return False
+        return _SEAL_PART not in found and not self._to.tasks().is_active(note.task)
 
     def _current(self, *, came_back: bool) -> Note | None:
         """What is under way for this very list; what was for another ends."""

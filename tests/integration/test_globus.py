@@ -8,11 +8,12 @@ import urllib.request
 
 import pytest
 
-from lading.errors import AccessDenied, ConfigError, LadingError, Rejected, Unreachable
+from lading.errors import AccessDenied, ConfigError, Corrupted, LadingError, Rejected, Unreachable
 from lading.inbox import Inbox, InboxLimits
 from lading.testing import trees
 from lading.testing.carrying import Errand
 from lading.testing.faultproxy import FaultProxy
+from lading.testing.site import flip_a_byte
 
 pytest.importorskip("globus_sdk", reason="globus-sdk is not installed (extra: globus)")
 from lading.testing.globus_stand_in import collection, globus, settings_for
@@ -146,6 +147,21 @@ def test_a_crash_before_the_task_id_was_noted_finds_the_same_task(bench):
     bench.errand.carry()
 
     assert len(bench.world.tasks) == 2
+    assert bench.arrived()
+
+
+def test_a_crash_before_the_seal_was_noted_does_not_hide_that_the_delivery_came_back(bench):
+    bench.errand.carry()
+    digest = bench.errand.journal.recall("globus-sealed")
+    note = {"list": digest, "step": "papers", "submission": "x", "task": list(bench.world.tasks)[-1]}
+    bench.errand.journal.note("globus-sealed", "")
+    bench.errand.journal.note(TASK, json.dumps(note))
+    flip_a_byte(next((bench.inbox.root / bench.errand.slot.data).rglob("*.dcm")))
+    with pytest.raises(Corrupted):
+        bench.inbox.accept(bench.errand.slot.delivery)
+
+    bench.errand.carry()
+
     assert bench.arrived()
 
 
