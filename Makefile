@@ -37,6 +37,7 @@ slow: omero  ## what the default suite leaves out: crash storms, files over 4 Gi
 	@tools/debian-packages.sh rsync openssh-server openssh-client openssl stunnel4 apache2-bin dcmtk exfat-fuse exfatprogs ntfs-3g samba $(PROFTPD) zeroc-glacier2 $(JAVA)
 	@tools/ftp-servers.sh
 	@PYTHON=$(PYTHON) tools/swift-server.sh
+	@PYTHON=$(PYTHON) tools/globus-cli.sh
 	$(PYTEST) $(SPREAD) -m slow
 
 check: omero  ## style, types, and the direction of imports

@@ -18,7 +18,8 @@ from lading.testing.globus_stand_in import CLIENT, SECRET, collection, globus  #
 NATIVE = "4c5d6e7f-0000-4000-8000-000000001234"
 LOGIN_SCOPES = ["urn:globus:auth:scope:transfer.api.globus.org:all", "openid"]
 # It pins an older click than ours: it lives in a venv of its own.
-COMMAND = shutil.which("globus") or shutil.which(os.environ.get("LADING_GLOBUS_CLI", ""))
+OWN = Path(__file__).parents[2] / ".cache" / "globus-cli" / "bin" / "globus"  # tools/globus-cli.sh
+COMMAND = shutil.which("globus") or shutil.which(os.environ.get("LADING_GLOBUS_CLI", str(OWN)))
 
 
 @pytest.fixture
