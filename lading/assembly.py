@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -153,7 +154,6 @@ class _ServerParts:
         self._lock = threading.Lock()
         self._opened: dict[str, Inbox] = {}
         self._left_out: dict[str, str] = {}
-        self.limits: Mapping[str, int] = {name: repo.imports for name, repo in config.repositories.items()}
         self.bare: Mapping[str, Bare] = {
             name: Bare(inbox.bare_route, inbox.quiet, inbox.marker) for name, inbox in config.inboxes.items()
         }
@@ -170,6 +170,11 @@ class _ServerParts:
                     log.warning("inbox left out", inbox=name, code=exc.code, error=exc.message)
                 self._left_out[name] = exc.message
         return self._opened
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        now = datetime.now()  # noqa: DTZ005 - hours are those of the clock on the wall
+        return {name: repo.imports_at(now) for name, repo in self._config.repositories.items()}
 
     @cached_property
     def receipt_key(self) -> bytes:

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import datetime
 from pathlib import Path
 from types import GenericAlias
 from typing import Any, TypeVar, get_args, get_origin
@@ -17,6 +18,7 @@ import platformdirs
 from cattrs.gen import make_dict_structure_fn
 
 from lading.errors import ConfigError
+from lading.hours import Hours
 
 T = TypeVar("T")
 Settings = Mapping[str, object]
@@ -46,17 +48,32 @@ class InboxConfig:
     keep_free_gb: float = 1.0
 
 
+def _are_hours(_: object, attribute: "attrs.Attribute[tuple[str, ...]]", value: tuple[str, ...]) -> None:
+    for text in value:
+        Hours.parse(text, where=attribute.name)
+
+
 @attrs.frozen(kw_only=True)
 class RepositoryConfig:
     """A repository that receives data (`[repositories.NAME]`).
 
     `kind` is an importer's entry-point name ("xnat"). `imports` bounds concurrent imports over all workers; two is what
-    facilities run today without complaints. Every other key belongs to the importer and is checked by it (`settings`).
+    facilities run today without complaints. `hours`: when new imports may begin, by the clock on the wall, such as
+    ["19:00-07:00", "12:00-13:00"]; empty is always. Every other key belongs to the importer and is checked by it (`settings`).
     """
 
     kind: str
     imports: int = 2
+    hours: tuple[str, ...] = attrs.field(default=(), validator=_are_hours)
     settings: Settings = attrs.field(factory=dict)
+
+    def imports_at(self, moment: datetime) -> int:
+        """How many imports may run at `moment` (local time): none outside the hours."""
+        return self.imports if self.is_open(moment) else 0
+
+    def is_open(self, moment: datetime) -> bool:
+        """Whether new imports may begin at `moment` (local time)."""
+        return not self.hours or any(Hours.parse(text, where="hours").hold(moment) for text in self.hours)
 
 
 @attrs.frozen(kw_only=True)
@@ -257,7 +274,7 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path} is not valid TOML: {exc}") from exc
     base = path.resolve().parent
     raw.setdefault("home", str(platformdirs.user_data_path("lading", appauthor=False)))
-    for kind, own in (("repositories", {"kind", "imports"}), ("reporters", {"kind", "labels"})):
+    for kind, own in (("repositories", {"kind", "imports", "hours"}), ("reporters", {"kind", "labels"})):
         raw[kind] = {name: _with_settings(table, own) for name, table in _tables(raw, kind, path).items()}
     raw["file"] = str(path.resolve())
     with relative_to(base):

@@ -1,6 +1,5 @@
 """Keeps to a number of bytes per second that may depend on the time of day: a transport around a transport."""
 
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -11,11 +10,11 @@ import attrs
 
 from lading.config import structure
 from lading.errors import ConfigError
+from lading.hours import Hours
 from lading.ports import Clock, Settings, Transport
 from transport.pacing import Pacable
 from transport.wrapping import Wrapped
 
-_TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])|24:00")
 _BURST_S = 0.25  # so much of a second may leave at once; less makes many tiny sleeps, more is felt by others
 _LONGEST_NAP_S = 1.0
 
@@ -46,7 +45,9 @@ class Schedule:
         if config.mb_per_s < 0 or any(window.mb_per_s < 0 for window in config.windows):
             raise ConfigError("throttle.mb_per_s is negative")
         self._usual = config.mb_per_s * 1e6 or None
-        self._windows = [(_minute(w.start), _minute(w.end), w.mb_per_s * 1e6) for w in config.windows]
+        self._windows = [
+            (Hours.between(w.start, w.end, where="throttle.windows"), w.mb_per_s * 1e6) for w in config.windows
+        ]
         self._clock, self._sleep = clock, sleep
         self._lock = threading.Lock()
         self._credit = 0.0
@@ -55,12 +56,7 @@ class Schedule:
     def rate(self) -> float | None:
         """Bytes per second allowed now; None is no limit, 0 is "not now"."""
         now = datetime.fromtimestamp(self._clock())  # noqa: DTZ006 - people say "from 8 to 18" by the clock on the wall
-        minute = now.hour * 60 + now.minute
-        for start, end, rate in self._windows:
-            inside = start <= minute < end if start < end else minute >= start or minute < end
-            if inside:
-                return rate
-        return self._usual
+        return next((rate for hours, rate in self._windows if hours.hold(now)), self._usual)
 
     def spend(self, count: int) -> None:
         """Block until `count` more bytes may leave."""
@@ -99,10 +95,3 @@ class Throttled(Wrapped):
     def from_settings(cls, inner: Transport, settings: Settings) -> Self:
         """Made from a table `throttle` of a route's transport. Raises ConfigError."""
         return cls(inner, Schedule(structure(settings, ThrottleConfig, where="transport.throttle")))
-
-
-def _minute(text: str) -> int:
-    if not _TIME.fullmatch(text):
-        raise ConfigError(f"throttle.windows: {text!r} is not a time like 08:30")
-    hour, minute = text.split(":")
-    return int(hour) * 60 + int(minute)

@@ -62,6 +62,10 @@ def status(app: App, hours: float, as_json: bool) -> None:
             left = max(0.0, float(valve["until"]) - time.time())
             how = f"left alone for {left:.0f} s" if left else "recovering, one import at a time"
             output.say(f"{valve['repository']}: {how}, because {output.printable(str(valve['reason']))}")
+    now = datetime.now()  # noqa: DTZ005 - hours are those of the clock on the wall
+    for name, repository in app.config.repositories.items():
+        if not repository.is_open(now):
+            output.say(f"{name}: begins imports at {' and '.join(repository.hours)} only; what came is safe and waits")
     for account in morning.under_way[:8]:
         output.out.print(_one_line(account))
     for account in morning.needs_you[:20]:

@@ -28,7 +28,7 @@ LIMIT 1 FOR UPDATE OF d SKIP LOCKED
 
 
 def limit(connection: Connection, repository: str, imports: int) -> None:
-    """Let `imports` run at once. Deliveries already importing finish."""
+    """Let `imports` run at once; 0 starts no more. Deliveries already importing finish."""
     connection.execute(
         "INSERT INTO repositories (name, imports) VALUES (%s, %s) ON CONFLICT (name) DO UPDATE SET imports = %s"
         " WHERE repositories.imports <> excluded.imports",
@@ -54,7 +54,7 @@ def admit(connection: Connection, repository: str) -> list[DeliveryId]:
         imports, down, too_early, paused = row
         if paused or (down and too_early):
             return admitted
-        slots = 1 if down else imports  # While it is down, one delivery asks for all.
+        slots = min(1, imports) if down else imports  # While it is down, one delivery asks for all.
         running, large = _running(connection, repository)
         while running < slots:
             chosen = connection.execute(

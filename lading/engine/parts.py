@@ -50,7 +50,7 @@ class Parts(Protocol):
 
     @property
     def limits(self) -> Mapping[str, int]:
-        """Concurrent imports over all workers, by repository name."""
+        """Concurrent imports over all workers that are allowed now, by repository name; 0 is "not at this hour"."""
 
     @property
     def receipt_key(self) -> bytes:

@@ -134,6 +134,7 @@ class _Supervisor:
     parts: Parts
     workers: list[_WorkerProcess]
     connection: Connection | None = None
+    limits: dict[str, int] | None = None
     scanner: Scanner = field(init=False)
     reaper: "reaper.Reaper" = field(init=False)
 
@@ -162,10 +163,9 @@ class _Supervisor:
     def _rounds(self) -> Iterator[None]:
         """One round of housekeeping per `next`, over one connection; whatever breaks it raises EngineError."""
         self._disconnect()
+        self.limits = None
         self.connection = connection = database.connect(self.dsn, "lading supervisor")
-        with database.recording("setting limits"):
-            for name, imports in self.parts.limits.items():
-                admission.limit(connection, name, imports)
+        self._set_limits(connection)
         self.scanner.reconcile(connection)
         scan = _Every(self.config.server.scan_every)
         look = _Every(1.0)
@@ -174,12 +174,23 @@ class _Supervisor:
             if scan.due():
                 self.scanner.scan(connection)
             if look.due():
+                self._set_limits(connection)
                 reaper.admit_everywhere(connection)
                 self.reaper.reap(connection)
                 self._beat(database="there")
             if wake.due():
                 reaper.wake_idle(connection)
             yield
+
+    def _set_limits(self, connection: Connection) -> None:
+        """How many imports each repository may have at this hour."""
+        limits = dict(self.parts.limits)
+        if limits == self.limits:
+            return
+        with database.recording("setting limits"):
+            for name, imports in limits.items():
+                admission.limit(connection, name, imports)
+        self.limits = limits
 
     def _revive(self) -> None:
         if self.config.server.database == postgres.EMBEDDED:

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -142,7 +143,8 @@ class FolderParts:
 
     @property
     def limits(self) -> Mapping[str, int]:
-        return {name: repository.imports for name, repository in self._config.repositories.items()}
+        now = datetime.now()  # noqa: DTZ005 - hours are those of the clock on the wall
+        return {name: repository.imports_at(now) for name, repository in self._config.repositories.items()}
 
     @property
     def receipt_key(self) -> bytes:

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,25 @@ def test_a_repository_that_is_down_costs_no_attempt_and_few_words(tmp_path: Path
         assert len(told) <= 4
         assert {row.attempt for row in site.ledger.deliveries()} == {0}
         assert site.ledger.repositories()[0].down_since is None
+
+
+def test_imports_begin_at_the_repositorys_hours_only(tmp_path: Path) -> None:
+    with engine_site(tmp_path, serving=False) as site:
+        later = datetime.now() + timedelta(hours=2)  # noqa: DTZ005 - the clock on the wall
+        closed = f'hours = ["{later:%H:%M}-{later + timedelta(hours=1):%H:%M}"]'
+        settings = site.settings.read_text()
+        site.settings.write_text(settings.replace("imports = ", f"{closed}\nimports = ", 1))
+        site.put("S1")
+        site.start()
+        site.until(Stage.QUEUED)
+        time.sleep(3)
+        waiting = site.stages()
+        site.stop()
+        site.settings.write_text(settings)
+        site.start()
+        site.until(Stage.VERIFIED)
+
+        assert waiting == {Stage.QUEUED: 1}
 
 
 def test_what_a_repository_lost_is_sent_again_and_proven(site: EngineSite) -> None:
