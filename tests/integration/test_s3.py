@@ -91,7 +91,9 @@ class TestInParts:
         files.place("data/large", SmallBody(content))
 
         assert [upload["Key"] for upload in before] == ["inbox/data/large"]
-        assert sorted(sent) == [3, 4]
+        # Of the first two parts one may still have been on its way when the line was cut.
+        assert set(sent) >= {3, 4}
+        assert len(sent) < 4
         assert (bucket / "inbox/data/large").read_bytes() == content
 
     def test_parts_of_other_content_are_not_taken_for_ours(self, settings, bucket):
