@@ -118,7 +118,8 @@ def measure(config: Config, count: int, parts: str, environment: dict[str, str])
     home = config.home
     home.mkdir()
     program = (
-        "import sys, threading, signal, pathlib; from lading.engine import log, server; from lading.config import load;"
+        "import sys, threading, signal, pathlib; from lading import log; from lading.engine import server;"
+        "from lading.config import load;"
         "log.set_up(); stop = threading.Event(); signal.signal(signal.SIGTERM, lambda *_: stop.set());"
         "server.serve(load(pathlib.Path(sys.argv[1])), stop=stop, parts=sys.argv[2])"
     )
