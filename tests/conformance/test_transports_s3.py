@@ -51,8 +51,9 @@ class TestS3OverRclone(TransportSuite):
                 secrets=(server.secret,),
             )
 
+    @pytest.mark.skip(reason="a bucket holds no links; rclone follows those in the folder that it serves")
     def test_a_link_in_the_slot_is_not_followed(self):
-        """A bucket holds no links. (rclone keeps its objects in a folder, and there it follows those that it finds.)"""
+        """Said as a skip: an empty test would count as a proof."""
 
     def test_a_full_disk_is_out_of_space_with_figures_and_can_be_cured(self, desk):
         """Here rclone hangs up before it has said why, as often as not; see tests/integration/test_s3.py for the word."""
