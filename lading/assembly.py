@@ -16,8 +16,9 @@ import structlog
 from lading.agent.loop import agent_lock
 from lading.agent.outbox import OUTBOX_NAME, Outbox
 from lading.agent.parts import AgentParts
-from lading.config import Config, InboxConfig, RouteConfig, Settings, WatchConfig, relative_to
+from lading.config import Config, InboxConfig, LiveConfig, RouteConfig, Settings, WatchConfig, relative_to
 from lading.delivery import DeliveryId
+from lading.deposit import Deposit, deposit_of
 from lading.desk import Desk
 from lading.errors import ConfigError, LadingError
 from lading.filters import FileRules
@@ -25,6 +26,7 @@ from lading.inbox import Inbox, InboxLimits
 from lading.memories import AgentMemory
 from lading.ports import Check, Importer, Source, Transport
 from lading.registry import names, part
+from lading.reporters.office import Notice
 
 if TYPE_CHECKING:
     from lading.engine.parts import Parts
@@ -128,11 +130,20 @@ class _AgentParts:
     def algorithms(self, route: str) -> tuple[str, ...]:
         return self._config.route(route).digests
 
+    def live(self, route: str) -> LiveConfig | None:
+        return self._config.route(route).live
+
+    def deposit(self, route: str, folder: str) -> Deposit:
+        return deposit_of(self.transport(route), folder, where=f"routes.{route}.live")
+
     def sources(self) -> Sequence[tuple[WatchConfig, Source]]:
         return [
-            (watch, part("lading.sources", watch.source, where="agent.watch.source")(watch, self.rules(watch.route)))
+            (watch, part("lading.sources", self._source(watch), where="agent.watch.source")(watch, self.rules(watch.route)))
             for watch in self._config.agent.watch
         ]
+
+    def _source(self, watch: WatchConfig) -> str:
+        return "live-folder" if self.live(watch.route) else watch.source
 
 
 def agent_parts(config: Config) -> AgentParts:
@@ -182,6 +193,13 @@ class _ServerParts:
 
     def silent(self) -> Sequence[str]:
         return [name for name, age, _ in program_heartbeats(self._config) if age is None and name != "server"]
+
+    def notices(self) -> Sequence[Notice]:
+        if not any(route.fetch for route in self._config.routes.values()):
+            return ()
+        from lading.pulling import deadline_notices  # noqa: PLC0415 - only where something is fetched
+
+        return deadline_notices(self._config)
 
     def route(self, name: str) -> object:
         from lading.engine.parts import RouteParts  # noqa: PLC0415

@@ -1,21 +1,27 @@
 """Puts the fetcher of a route together from the settings: the other direction of `lading.assembly.make_transport`."""
 
+import hashlib
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import attrs
 
 from lading.config import Config, relative_to, structure
-from lading.errors import ConfigError, Unreachable
+from lading.errors import ConfigError, LadingError, Unreachable
 from lading.filters import FileRules
 from lading.inbox import Inbox
 from lading.ports import Settings
 from lading.registry import names, part
+from lading.reporters.office import Notice
+from transport.fetch_deadlines import DAY_S, Near
 from transport.fetching import FetchConfig, Fetcher, Fetching, Standing
 from transport.pacing import Pace, Unpaced
-from transport.remote import ConfiguredPlace, RemotePlace
+from transport.remote import ConfiguredPlace, HandsOver, RemotePlace, StatefulPlace
 
 _OWN = frozenset(field.name for field in attrs.fields(FetchConfig))
 
@@ -34,10 +40,13 @@ def make_fetcher(config: Config, route: str) -> Fetcher:
         raise ConfigError(f"the route {route!r} has no table [{where}]", next_command="lading doctor")
     if not chosen.inbox:
         raise ConfigError(f"routes.{route} needs an inbox on this machine to fetch into")
-    kind, throttle = settings.pop("kind", None), settings.pop("throttle", None)
+    throttle = settings.get("throttle")
     own = structure({k: v for k, v in settings.items() if k in _OWN}, FetchConfig, where=where)
-    with relative_to(config.folder):
-        place = _place(kind, {k: v for k, v in settings.items() if k not in _OWN}, where)
+    place = fetched_place(config, route)
+    if throttle is not None and isinstance(place, HandsOver):
+        raise ConfigError(
+            f"{where}.throttle: {place.name} is fetched from by its own service, which takes no throttle of ours"
+        )
     return Fetcher(
         Fetching(
             route=route,
@@ -51,6 +60,17 @@ def make_fetcher(config: Config, route: str) -> Fetcher:
             pace=_pace(throttle, f"{where}.throttle"),
         )
     )
+
+
+def fetched_place(config: Config, route: str) -> RemotePlace:
+    """Where `route` fetches from. Raises ConfigError."""
+    where = f"routes.{route}.fetch"
+    settings = dict(config.route(route).fetch)
+    kind = settings.pop("kind", None)
+    with relative_to(config.folder):
+        return _place(
+            kind, {k: v for k, v in settings.items() if k not in _OWN and k != "throttle"}, where, config.home
+        )
 
 
 def schedule(config: Config) -> Mapping[str, tuple[Callable[[], Fetcher], float]]:
@@ -69,10 +89,55 @@ def standings(config: Config) -> list[tuple[str, Standing]]:
     return [(route, found) for route in fetching_routes(config) for found in make_fetcher(config, route).standings()]
 
 
-def _place(kind: object, settings: Settings, where: str) -> RemotePlace:
+def near_deadlines(config: Config) -> list[Near]:
+    """Remote folders that their source will not keep much longer and no repository provably holds, the most urgent first.
+
+    `early` marks those whose warning begins within a day. From memory and receipts: no server is asked. A route whose inbox is
+    not there, or whose settings cannot be used, is left out: that is told elsewhere.
+    """
+    found: list[Near] = []
+    for route in fetching_routes(config):
+        if config.route(route).fetch.get("deadline_days"):
+            with suppress(LadingError):
+                found += make_fetcher(config, route).near()
+    return sorted(found, key=lambda one: (one.due, one.route, one.folder))
+
+
+def deadline_sentence(one: Near, now: float) -> str:
+    """Such as "2026-03/DOE (aps): waiting; the source keeps it 2.5 days more"."""
+    left = (one.due - now) / DAY_S
+    when = f"the source keeps it {left:.1f} days more" if left > 0 else "the source may have removed it"
+    return f"{one.folder} ({one.route}): {one.state}; {when}"
+
+
+def deadline_notices(config: Config) -> list[Notice]:
+    """The same as lines of a report: one notice for each folder and each warning about it."""
+    now = time.time()
+    return [
+        Notice(
+            f"{_which(one)}/{one.step:g}",
+            text=deadline_sentence(replace(one, folder=f"a folder, delivery {one.delivery or 'none yet'}"), now),
+            quoted=deadline_sentence(one, now),
+            early=one.early,
+            next_command=f"lading fetch {one.route}",
+        )
+        for one in near_deadlines(config)
+    ]
+
+
+def _which(one: Near) -> str:
+    """A word for this folder, whatever it is called."""
+    said = f"{one.route}|{one.folder}|{one.first_seen}"
+    return hashlib.blake2b(said.encode("utf-8", "replace"), digest_size=12).hexdigest()
+
+
+def _place(kind: object, settings: Settings, where: str, home: Path) -> RemotePlace:
     if not isinstance(kind, str):
         raise ConfigError(f"{where} has no kind; there are: {', '.join(names('lading.transports'))}")
     factory = part("lading.transports", kind, where=where)
+    stateful_type = getattr(factory, "stateful_place_type", None)
+    if stateful_type is not None:
+        return cast("type[StatefulPlace]", stateful_type).from_settings(settings, state=home)
     place_type = getattr(factory, "place_type", None)
     if place_type is None:
         raise ConfigError(f"{where}: {kind!r} can carry, but not fetch", next_command="lading doctor")

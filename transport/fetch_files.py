@@ -13,11 +13,11 @@ from lading.errors import AccessDenied, Corrupted, LadingError, SourceChanged, U
 from lading.ports import Progress
 from transport.bodies import Folder
 from transport.crew import Crew
-from transport.fetch_ledger import Ledger, Row
+from transport.fetch_ledger import Ledger, LedgerJournal, Row
 from transport.foreign import SOURCE, TARGET, shown, translating
 from transport.landing import Arriving, Landing
 from transport.pacing import Pace
-from transport.remote import BLOCK, RemotePlace
+from transport.remote import BLOCK, HandsOver, RemoteFile, RemotePlace
 from transport.stalling import Watch, Watched
 
 PROVEN = "proven"
@@ -174,6 +174,38 @@ class Bringing:
         return f"{self._folder}/{row.path}" if self._folder else row.path
 
 
+def bring_handed_over(
+    place: HandsOver,
+    folder: str,
+    root: Path,
+    ledger: Ledger,
+    delivery: str,
+    *,
+    algorithms: Iterable[str],
+    progress: Progress,
+) -> None:
+    """Have the place's own service bring what the ledger lists and does not have below `root`; read here what came.
+
+    Raises what `HandsOver.hand_over` raises, SourceChanged for a file that is not there or not of the listed size, and Corrupted
+    for one that is not what the service says it brought.
+    """
+    names = ("sha256", *(name for name in algorithms if name != "sha256"))
+    journal = LedgerJournal(ledger, delivery)
+    for rows in _batches(ledger.files(delivery, missing=True), most_files=place.at_once, most_bytes=None):
+        files = [RemoteFile(row.path, row.size, row.mtime, version=row.version) for row in rows]
+        theirs = place.hand_over(folder, files, root, journal, progress)
+        below = Folder(root)
+        try:
+            for start in range(0, len(rows), _BATCH_FILES):
+                some = rows[start : start + _BATCH_FILES]
+                ledger.arrived(
+                    delivery, [(row.path, _hashed(below, row, names, theirs.get(row.path, {}))) for row in some]
+                )
+        finally:
+            below.close()
+            place.forget(journal)
+
+
 def hash_here(root: Path, ledger: Ledger, delivery: str, algorithms: Iterable[str]) -> None:
     """Note the digests of files that another program has brought below `root`.
 
@@ -183,13 +215,15 @@ def hash_here(root: Path, ledger: Ledger, delivery: str, algorithms: Iterable[st
     below = Folder(root)
     try:
         for rows in _batches(ledger.files(delivery, missing=True)):
-            ledger.arrived(delivery, [(row.path, _hashed(below, row, names)) for row in rows])
+            ledger.arrived(delivery, [(row.path, _hashed(below, row, names, {})) for row in rows])
     finally:
         below.close()
 
 
-def _hashed(below: Folder, row: Row, names: Iterable[str]) -> Mapping[str, str]:
-    wanted = {name: hashlib.new(name, usedforsecurity=False) for name in names}
+def _hashed(below: Folder, row: Row, names: Iterable[str], theirs: Mapping[str, str]) -> Mapping[str, str]:
+    """The digests `names` of a file that is here, and by which checksum of `theirs` the way was proven."""
+    offered = [name for name in _COMPARABLE if name in theirs]
+    wanted = {name: hashlib.new(name, usedforsecurity=False) for name in (*names, *offered)}
     size = 0
     with (
         translating(f"cannot read what is here of {shown(row.path)}", SOURCE),
@@ -203,7 +237,14 @@ def _hashed(below: Folder, row: Row, names: Iterable[str]) -> Mapping[str, str]:
         raise SourceChanged(
             f"{shown(row.path)} changed while it was fetched: {size:,} bytes came, {row.size:,} were listed"
         )
-    return {name: digest.hexdigest() for name, digest in wanted.items()}
+    for name in offered:
+        if wanted[name].hexdigest() != theirs[name]:
+            raise Corrupted(
+                f"{shown(row.path)} arrived damaged: {name} {wanted[name].hexdigest()}, the other side says {theirs[name]}",
+                paths=[row.path],
+                safe="the source is untouched",
+            )
+    return {name: wanted[name].hexdigest() for name in names} | {PROVEN: offered[0] if offered else ""}
 
 
 def _which(row: Row) -> str:
@@ -212,13 +253,15 @@ def _which(row: Row) -> str:
     return hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _batches(
+    rows: Iterable[Row], *, most_files: int = _BATCH_FILES, most_bytes: int | None = _BATCH_BYTES
+) -> Iterator[list[Row]]:
     batch: list[Row] = []
     size = 0
     for row in rows:
         batch.append(row)
         size += row.size
-        if len(batch) >= _BATCH_FILES or size >= _BATCH_BYTES:
+        if len(batch) >= most_files or (most_bytes is not None and size >= most_bytes):
             yield batch
             batch, size = [], 0
     if batch:

@@ -1,7 +1,8 @@
 """What a route has seen and fetched from a remote place: one SQLite file per route, so that a restart goes on where it was.
 
 `folders` is one line per remote session folder or sealed delivery; `files` is the list of the one that is being brought, in the
-order of a manifest: it is sorted on the disk, however many files there are, and remembers which of them are here.
+order of a manifest: it is sorted on the disk, however many files there are, and remembers which of them are here; `notes` is what a
+place must know again after a crash.
 """
 
 import json
@@ -24,6 +25,9 @@ CREATE TABLE IF NOT EXISTS folders (path TEXT PRIMARY KEY, record TEXT NOT NULL)
 CREATE TABLE IF NOT EXISTS files (
     delivery TEXT NOT NULL, key BLOB NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL, mtime REAL, version TEXT NOT NULL,
     offered TEXT NOT NULL, digests TEXT NOT NULL DEFAULT '', round INTEGER NOT NULL, PRIMARY KEY (delivery, key)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS notes (
+    delivery TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (delivery, key)
 ) WITHOUT ROWID;
 """
 _AT_ONCE = 500
@@ -173,9 +177,25 @@ class Ledger:
             )
 
     def drop_files(self, delivery: str) -> None:
-        """The list is no longer needed."""
+        """The list is no longer needed, nor are the notes about the way."""
         with self._translating():
             self._db.execute("DELETE FROM files WHERE delivery = ?", (delivery,))
+            self._db.execute("DELETE FROM notes WHERE delivery = ?", (delivery,))
+
+    def note(self, delivery: str, key: str, value: str) -> None:
+        """Remember `value` about `delivery`. On return it survives a power cut."""
+        with self._translating():
+            self._db.execute("PRAGMA synchronous=FULL")
+            try:
+                self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", (delivery, key, value))
+            finally:
+                self._db.execute("PRAGMA synchronous=NORMAL")
+
+    def recall(self, delivery: str, key: str) -> str | None:
+        """The last value noted about `delivery` under `key`, or None."""
+        with self._translating():
+            row = self._db.execute("SELECT value FROM notes WHERE delivery = ? AND key = ?", (delivery, key)).fetchone()
+        return str(row[0]) if row else None
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -196,6 +216,21 @@ class Ledger:
                 raise EngineError(
                     f"the memory {self._path} cannot be used: {exc}", next_command="lading doctor"
                 ) from exc
+
+
+class LedgerJournal:
+    """See `lading.ports.Journal`: the notes about one delivery, in the ledger."""
+
+    def __init__(self, ledger: Ledger, delivery: str) -> None:
+        self._ledger, self._delivery = ledger, delivery
+
+    def note(self, key: str, value: str) -> None:
+        """See the role."""
+        self._ledger.note(self._delivery, key, value)
+
+    def recall(self, key: str) -> str | None:
+        """See the role."""
+        return self._ledger.recall(self._delivery, key)
 
 
 def changed(folder: Remembered, **values: object) -> Remembered:

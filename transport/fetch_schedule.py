@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 import structlog
 
 from lading.errors import LadingError
+from transport.fetch_deadlines import DAY_S
 from transport.fetch_ledger import Progressing, Remembered
-from transport.fetching import DAY_S, Fetcher
+from transport.fetching import Fetcher
 
 _log = structlog.get_logger("lading.fetch")
 

@@ -31,7 +31,8 @@ from lading.seal import MAX_SEAL_BYTES, is_sealed, label_findings, seal
 from lading.staging import sentinel
 from lading.template import Template
 from transport.bodies import SmallBody
-from transport.fetch_files import PROVEN, Bringing, hash_here
+from transport.fetch_deadlines import DAY_S, Near, step_at, steps
+from transport.fetch_files import PROVEN, Bringing, bring_handed_over, hash_here
 from transport.fetch_ledger import Ledger, Progressing, Remembered, Row, changed
 from transport.fetch_look import Choice, HostileName, Look, chosen, folders_at, left_out, look_at, refused, walked
 from transport.foreign import TARGET, shown, translating
@@ -39,10 +40,9 @@ from transport.landing import Landing
 from transport.naming import refuse_names
 from transport.pacing import Pace, Unpaced
 from transport.placing import small_file
-from transport.remote import CopiesTrees, RemotePlace
+from transport.remote import CopiesTrees, HandsOver, RemotePlace
 from transport.stalling import Watch, Watched
 
-DAY_S = 86400.0
 _VANISHED = "vanished-before-fetch"
 
 
@@ -55,7 +55,8 @@ class FetchConfig:
     only by command. `waypoint`: the place is shaped like an inbox, and what is sealed there is brought with its own papers;
     `clear`: the data of a delivery is removed there once the repository provably holds it. `empty_files`: patterns of names that
     may have no content; any other file without content stays at the source, with a finding. `deadline_days`: how long the source
-    keeps data after its last change (0: for ever); the last `warn_days` of it (0: a third) count as urgent.
+    keeps data after its last change (0: for ever); people are told when `warn_days` of it are left (0: half of it), again
+    three days and a day before the end, and when it is over.
     """
 
     template: str = "{project}/{participant}/{session}"
@@ -73,13 +74,19 @@ class FetchConfig:
 class Standing:
     """How one remote folder stands. `due`: when the source may remove it (seconds since the epoch), None when it keeps it.
 
-    `safe`: the repository provably holds it. `urgent`: it is not, and the end is near.
+    `safe`: the repository provably holds it. `step`: it is not, and so many days before the end people are told (see
+    `transport.fetch_deadlines`); None when the end is far, or there is none.
     """
 
     folder: Remembered
     due: float | None
     safe: bool
-    urgent: bool
+    step: float | None = None
+
+    @property
+    def urgent(self) -> bool:
+        """Whether somebody should see to it."""
+        return self.step is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +159,56 @@ class Fetcher:
         with contextlib.closing(self._ledger()) as ledger:
             return [self._standing(folder) for folder in ledger.all()]
 
+    def near(self, ahead_s: float = DAY_S) -> list[Near]:
+        """What the source will not keep much longer and the repository does not hold; `early` what is so only in `ahead_s`."""
+        if not self._steps or not self._ledger_path.exists():
+            return []
+        now = self._clock()
+        with contextlib.closing(self._ledger()) as ledger:
+            reached = [
+                folder
+                for folder in ledger.all()
+                if step_at(self._due(folder) - now - ahead_s, self._steps) is not None and not self._is_safe(folder)
+            ]
+        return [self._near(folder, now, ahead_s) for folder in reached]
+
+    def _near(self, folder: Remembered, now: float, ahead_s: float) -> Near:
+        due = self._due(folder)
+        step, soon = step_at(due - now, self._steps), step_at(due - now - ahead_s, self._steps)
+        assert soon is not None  # noqa: S101 - it was chosen for that
+        return Near(
+            self._setting.route,
+            folder.path,
+            self._setting.place.name,
+            str(folder.state),
+            folder.delivery,
+            due,
+            soon,
+            folder.first_seen,
+            early=step != soon,
+        )
+
+    @property
+    def _steps(self) -> tuple[float, ...]:
+        return steps(self._config.deadline_days, self._config.warn_days)
+
     def _standing(self, folder: Remembered) -> Standing:
+        safe = self._is_safe(folder)
+        if not self._steps:
+            return Standing(folder, None, safe)
+        due = self._due(folder)
+        return Standing(folder, due, safe, None if safe else step_at(due - self._clock(), self._steps))
+
+    def _due(self, folder: Remembered) -> float:
+        """When the source may remove it."""
+        return (folder.newest or folder.first_seen) + self._config.deadline_days * DAY_S
+
+    def _is_safe(self, folder: Remembered) -> bool:
         receipt = None
-        if folder.delivery and folder.state in (Progressing.FETCHED, Progressing.CHANGED):
+        if folder.delivery and folder.state is Progressing.FETCHED:
             with contextlib.suppress(LadingError):
                 receipt = self._setting.inbox.read_receipt(DeliveryId(folder.delivery))
-        safe = receipt is not None and receipt.proves_all and folder.state is Progressing.FETCHED
-        due = None
-        if self._config.deadline_days:
-            due = (folder.newest or folder.first_seen) + self._config.deadline_days * DAY_S
-        warn_s = (self._config.warn_days or self._config.deadline_days / 3) * DAY_S
-        return Standing(folder, due, safe, not safe and due is not None and due - self._clock() < warn_s)
+        return receipt is not None and receipt.proves_all
 
     @property
     def _ledger_path(self) -> Path:
@@ -253,10 +299,15 @@ class _ForeignRound:
             )
         except SourceChanged as exc:
             return self._ledger.put(changed(known, state=Progressing.WAITING, since=now, note=exc.message))
-        except (Unreachable, EngineError):
+        except EngineError:
             raise
         except LadingError as exc:
-            return self._ledger.put(changed(known, note=exc.message))
+            # What a service could not bring of one folder says nothing about the others; a connection that broke does.
+            theirs = isinstance(self._setting.place, HandsOver) and known.state is Progressing.FETCHING
+            if isinstance(exc, Unreachable) and not theirs:
+                raise
+            command = f"; next: {exc.next_command}" if theirs and exc.next_command else ""
+            return self._ledger.put(changed(known, note=exc.message + command))
         return known
 
     def _noted(self, known: Remembered, look: Look, now: float) -> Remembered:
@@ -335,6 +386,17 @@ class _ForeignRound:
 
     def _bring_files(self, folder: str, delivery: DeliveryId, landing: Landing, slot: Path, progress: Progress) -> None:
         setting = self._setting
+        if isinstance(setting.place, HandsOver):
+            bring_handed_over(
+                setting.place,
+                folder,
+                slot / "data",
+                self._ledger,
+                delivery,
+                algorithms=setting.algorithms,
+                progress=progress,
+            )
+            return
         if isinstance(setting.place, CopiesTrees):
             missing = (row.path for row in self._ledger.files(delivery, missing=True))
             setting.place.copy_tree(folder, missing, slot / "data", setting.pace, progress)

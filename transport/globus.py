@@ -25,14 +25,16 @@ from lading.errors import (
 )
 from lading.inbox import parse_receipt
 from lading.listing.reading import Verdict
-from lading.manifest import Entry, Filtered, Manifest, NameLimits, rehash, survey, unchanged
+from lading.manifest import Entry, Filtered, Manifest, rehash, survey, unchanged
 from lading.ports import Journal, Plan, Progress, Settings, TransportTraits
 from lading.seal import MAX_SEAL_BYTES, PAPERS, SEAL_NAME, is_sealed, read_seal
 from lading.staging.sentinel import SENTINEL
 from transport.foreign import SOURCE, shown, translating
-from transport.globus_collections import MOST_PATHS, Collections, GlobusConfig, token_store
-from transport.globus_login import Account
-from transport.globus_tasks import Data, Note, forget, noted
+from transport.globus_collections import Collections, GlobusConfig
+from transport.globus_fetch import GlobusSource
+from transport.globus_login import Account, token_store
+from transport.globus_service import MOST_PATHS, NAMES
+from transport.globus_tasks import Data, Note, Told, forget, noted
 from transport.naming import refuse_names
 from transport.remote import PART_PREFIX, RemoteFile
 from transport.there import Found, There, Wanted
@@ -43,12 +45,12 @@ _SEAL_PART = f"{PART_PREFIX}{SEAL_NAME}"
 _MAX_RECEIPT = 64 << 20
 _NAMED = 5
 _SAMPLE = 20
-# Its answers are JSON, and its paths are sent to servers that read lines.
-_NAMES = NameLimits(utf8_only=True, refused="".join(map(chr, [*range(32), 127])))
 
 
 class GlobusTransport:
     """A transport whose bytes do not pass through the caller. One object may carry several deliveries at a time."""
+
+    stateful_place_type = GlobusSource
 
     def __init__(self, config: GlobusConfig, *, state: Path) -> None:
         self._config = config
@@ -66,7 +68,7 @@ class GlobusTransport:
     @property
     def traits(self) -> TransportTraits:
         """Files go from endpoint to endpoint; one that was cut is sent again."""
-        return TransportTraits(third_party=True, names=_NAMES)
+        return TransportTraits(third_party=True, names=NAMES)
 
     def login(self, paste: Callable[[str], str], *, consent: bool = False) -> None:
         """A person's log-in; with `consent`, once more for the two collections. Raises what Account.login raises."""
@@ -90,7 +92,7 @@ class GlobusTransport:
             return _plan(
                 (
                     (one.path, one.size)
-                    for one in survey(cargo.root, rules=cargo.rules, limits=_NAMES)
+                    for one in survey(cargo.root, rules=cargo.rules, limits=NAMES)
                     if not isinstance(one, Filtered)
                 ),
                 0,
@@ -114,7 +116,7 @@ class GlobusTransport:
         manifest = _manifest(cargo)
         if not manifest.summary.files:
             raise Rejected(f"{slot.delivery} has no files: there is nothing to carry", safe="nothing was sent")
-        refuse_names(manifest, _NAMES, self._ends.named)
+        refuse_names(manifest, NAMES, self._ends.named)
         self.probe()
         _Carrying(self._ends, cargo, slot, manifest, journal, progress).bring()
 
@@ -138,7 +140,7 @@ class _Carrying:
     ) -> None:
         self._to, self._cargo, self._slot, self._manifest = ends, cargo, slot, manifest
         self._journal, self._digest = journal, manifest.summary.list_digest
-        self._told = _Told(progress, manifest.summary.files, manifest.summary.bytes)
+        self._told = Told(progress, manifest.summary.files, manifest.summary.bytes)
 
     def bring(self) -> None:
         """Make the slot hold the files and the papers, the seal last."""
@@ -195,7 +197,7 @@ class _Carrying:
             if number >= first:
                 again = note if note and number == first else Note(self._digest, str(number), "")
                 self._bring_batch(batch, again)
-            self._told.batch(batch)
+            self._told.batch(len(batch), sum(one.size for one in batch))
         self._demand_unchanged()
         self._show_data()
 
@@ -283,36 +285,6 @@ class _Carrying:
         changed = [one.path for one, verdict in rehash(self._cargo.root, entries) if verdict is not Verdict.MATCHES]
         if changed:
             raise SourceChanged(f"{why} {_some(changed)} below {self._cargo.root} is not what the manifest says")
-
-
-class _Told:
-    """Tells the progress what a task has done since the last look, and never more than there is."""
-
-    def __init__(self, progress: Progress, files: int, size: int) -> None:
-        self._progress, self._most = progress, (files, size)
-        self._before = self._files = self._bytes = 0
-        self._before_bytes = 0
-
-    def look(self, files: int, size: int) -> None:
-        """The task that is under way has done so much."""
-        self._until(self._before + files, self._before_bytes + size)
-
-    def batch(self, done: list[Entry]) -> None:
-        """These are there, sent now or before."""
-        self._before += len(done)
-        self._before_bytes += sum(one.size for one in done)
-        self._until(self._before, self._before_bytes)
-
-    def all(self) -> None:
-        """Everything is there."""
-        self._until(*self._most)
-
-    def _until(self, files: int, size: int) -> None:
-        files, size = min(files, self._most[0]), min(size, self._most[1])
-        more = max(files - self._files, 0), max(size - self._bytes, 0)
-        self._files, self._bytes = self._files + more[0], self._bytes + more[1]
-        if any(more):
-            self._progress.advance(files=more[0], bytes=more[1])
 
 
 def _batches(entries: Manifest) -> Iterator[list[Entry]]:

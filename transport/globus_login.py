@@ -8,6 +8,7 @@ import json
 import os
 import stat
 import threading
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -121,12 +122,18 @@ class Account:
             token = None
         if not isinstance(token, str):
             raise AccessDenied(
-                f"nobody has logged in at Globus for the client {self._config.client}", next_command=LOGIN
+                f"nobody has logged in at Globus for the client {self._config.client} (login-missing)",
+                next_command=LOGIN,
             )
         return token
 
     def _transport(self) -> RequestsTransport:
         return RequestsTransport(verify_ssl=self._config.ca, http_timeout=self._config.timeout)
+
+
+def token_store(state: Path, account: AccountConfig) -> Path:
+    """Where a person's log-in is kept."""
+    return state / "globus" / f"{uuid.uuid5(uuid.NAMESPACE_OID, account.client)}.json"
 
 
 def write_secret(path: Path, content: str) -> None:

@@ -5,13 +5,13 @@ file only says how its server lists, reads, writes and renames. Paths are relati
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self, runtime_checkable
 
 from lading.manifest import NameLimits
-from lading.ports import Progress
+from lading.ports import Journal, Progress
 from transport.pacing import Pace
 
 BLOCK = 1 << 20
@@ -169,6 +169,14 @@ class ConfiguredPlace(RemotePlace, Protocol):
         """Made from a transport or fetch table. Raises ConfigError."""
 
 
+class StatefulPlace(RemotePlace, Protocol):
+    """As ConfiguredPlace, for one that keeps a log-in below Lading's state folder `state`."""
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, object], *, state: Path) -> Self:
+        """Made from a fetch table. Raises ConfigError."""
+
+
 @runtime_checkable
 class ListsTrees(Protocol):
     """A connection that lists a whole tree at once. Optional."""
@@ -186,6 +194,28 @@ class CopiesTrees(Protocol):
 
         Raises Unreachable, SourceChanged, AccessDenied, OutOfSpace.
         """
+
+
+@runtime_checkable
+class HandsOver(Protocol):
+    """A place whose own service brings files to a folder of ours, without us. Optional, for fetching."""
+
+    @property
+    def at_once(self) -> int:
+        """How many files one call takes."""
+
+    def hand_over(
+        self, folder: str, files: Sequence[RemoteFile], into: Path, journal: Journal, progress: Progress
+    ) -> Mapping[str, Mapping[str, str]]:
+        """Bring `files` (paths relative to the remote `folder`) below the folder `into`, with their times.
+
+        What the service is asked is noted in `journal` before it is waited for; called again with the same files, after a crash
+        or Unreachable, it goes on with that. Returns the checksums that the service compared at both ends, by path, as far as
+        it tells them. Raises Unreachable, AccessDenied, OutOfSpace, Corrupted, Rejected.
+        """
+
+    def forget(self, journal: Journal) -> None:
+        """What was brought has been looked at: the next call asks the service anew."""
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from lading.config import Config
 from lading.errors import ConfigError
 from lading.inbox import Inbox
 from lading.ports import Check, Importer
+from lading.reporters.office import Notice
 
 FACTORY = "lading.assembly:server_parts"
 
@@ -58,6 +59,9 @@ class Parts(Protocol):
 
     def silent(self) -> Sequence[str]:
         """Programs of this machine, besides the server, that its settings call for and that do not run: "agent"."""
+
+    def notices(self) -> Sequence[Notice]:
+        """What people should hear of in time: remote folders that their source will not keep much longer."""
 
     def route(self, name: str) -> RouteParts:
         """The route called `name`. May be made on first use. Raises ConfigError."""

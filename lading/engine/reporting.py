@@ -5,6 +5,7 @@ In a thread of its own: a mail server that takes a minute to say no must hold up
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from threading import Event, Thread
@@ -23,12 +24,13 @@ from lading.errors import EngineError, LadingError
 from lading.inbox import Inbox
 from lading.pipeline import IMPORT_RECORD
 from lading.ports import Report
-from lading.reporters.office import Alarm, Audience, Condition, Ended, Office, Posted
+from lading.reporters.office import Alarm, Audience, Condition, Ended, Notice, Office, Posted
 from lading.reporters.words import Story, plural
 
 _REPORTING = 0x1AD3
 """The lock of the one office of a database: with two servers on it, nobody is told twice."""
 _EVERY_S = 2.0
+_NOTICES_EVERY_S = 600.0
 _MOST_AT_ONCE = 10_000
 _KEPT = timedelta(days=30)
 _STOPPING_S = 5.0
@@ -45,6 +47,7 @@ class Reporting:
         self._dsn = dsn
         self._parts = parts
         self._stop = Event()
+        self._look_again = 0.0
         self._drawer = TableDrawer()
         self._office = Office(self._drawer, config, program="server")
         self._thread = Thread(target=self._run, name="lading reports", daemon=True)
@@ -79,8 +82,16 @@ class Reporting:
             with recording("telling people"):
                 ours = ours or _is_ours(connection)
                 if ours:
-                    self._office.round(conditions(connection, self._config, self._parts))
+                    self._office.round(conditions(connection, self._config, self._parts), self._notices())
                     connection.execute("DELETE FROM reports WHERE done_at < now() - %s", (_KEPT,))
+
+    def _notices(self) -> Sequence[Notice] | None:
+        """What people should hear of in time: now and then, for it is counted in days."""
+        now = time.monotonic()
+        if now < self._look_again:
+            return None
+        self._look_again = now + _NOTICES_EVERY_S
+        return self._parts.notices()
 
 
 def _is_ours(connection: Connection) -> bool:

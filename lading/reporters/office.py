@@ -30,6 +30,8 @@ _FIRST_WAIT_S = 5.0
 _LONGEST_WAIT_S = 15 * 60.0
 _ATTEMPTS = 8
 """A refused recipient is tried so often, for about ten minutes: some servers refuse a stranger's first mails."""
+_NOTICE = "notice/"
+_REMEMBERED_S = 30 * 86_400.0
 _log = structlog.get_logger("lading.reports")
 
 
@@ -64,6 +66,21 @@ class Condition:
     safe: str = "Nothing is lost: what waits goes on by itself."
     next_command: str = "lading status"
     after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that people should hear of once, in time; nothing is wrong yet. `key` names it for ever.
+
+    `text` is a line without labels, `quoted` says the same with them. `early`: it need not be told yet, and is told along with
+    another one, so that a hundred that come one after another are one report.
+    """
+
+    key: str
+    text: str
+    quoted: str
+    early: bool = False
+    next_command: str = "lading status"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +156,14 @@ class Office:
         self._fails: dict[str, tuple[int, float]] = {}
         self._complaint.unlink(missing_ok=True)
 
-    def round(self, conditions: Iterable[Condition]) -> None:
-        """Raise and call off alarms, gather what ended, send what is written down. Raises EngineError."""
+    def round(self, conditions: Iterable[Condition], notices: Sequence[Notice] | None = None) -> None:
+        """Raise and call off alarms, gather what ended, send what is written down. Raises EngineError.
+
+        `notices` are all that are so now; None when nobody has looked.
+        """
         self._watch(conditions)
+        if notices is not None:
+            self._notify(notices)
         for audience in Audience:
             self._gather(audience)
         self._send()
@@ -151,7 +173,7 @@ class Office:
     def _watch(self, conditions: Iterable[Condition]) -> None:
         now = self._clock()
         with self._drawer.transaction():
-            known = {alarm.key: alarm for alarm in self._drawer.alarms()}
+            known = {alarm.key: alarm for alarm in self._drawer.alarms() if not alarm.key.startswith(_NOTICE)}
             for condition in conditions:
                 before = known.pop(condition.key, None)
                 alarm = replace(before, well_since=0.0) if before else _new(condition, now)
@@ -185,6 +207,36 @@ class Office:
             for name, place in self._for_admins():
                 self._post(name, place.admins, *words.recovery(alarm.what, alarm.since, alarm.well_since))
             self._drawer.forget(alarm.key)
+
+    # -- notices -------------------------------------------------------------------------------------------------------
+
+    def _notify(self, notices: Sequence[Notice]) -> None:
+        """One report about all that is new. That something was told is remembered for a month after it is no longer so."""
+        now = self._clock()
+        with self._drawer.transaction():
+            told = {alarm.key: alarm for alarm in self._drawer.alarms() if alarm.key.startswith(_NOTICE)}
+            new = []
+            for notice in notices:
+                before = told.pop(_NOTICE + notice.key, None)
+                if before is None:
+                    new.append(notice)
+                elif before.well_since:
+                    self._drawer.keep(replace(before, well_since=0.0))
+            for alarm in told.values():
+                if not alarm.well_since:
+                    self._drawer.keep(replace(alarm, well_since=now))
+                elif now - alarm.well_since >= _REMEMBERED_S:
+                    self._drawer.forget(alarm.key)
+            if any(not notice.early for notice in new):
+                self._tell_notices(new, now)
+
+    def _tell_notices(self, new: Sequence[Notice], now: float) -> None:
+        _log.warning("notice", about=[notice.quoted for notice in new[: words.SHOWN]], number=len(new))
+        for name, place in self._for_admins():
+            lines = [notice.quoted if place.labels else notice.text for notice in new]
+            self._post(name, place.admins, *words.notice(lines, new[0].next_command))
+        for notice in new:
+            self._drawer.keep(Alarm(_NOTICE + notice.key, notice.text, now, raised=True))
 
     # -- deliveries ----------------------------------------------------------------------------------------------------
 

@@ -68,6 +68,25 @@ def recovery(what: str, since: float, until: float) -> tuple[str, str]:
     return f"[lading] well again: {what}", "\n".join(lines)
 
 
+def notice(lines: Sequence[str], next_command: str) -> tuple[str, str]:
+    """Subject and text about things that nobody needs to act on at once, one line each."""
+    described = [f"  {' '.join(line.split())}" for line in lines[:SHOWN]]
+    if len(lines) > SHOWN:
+        described.append(f"  … and {len(lines) - SHOWN} more")
+    text = [
+        "Time is running out for:",
+        "",
+        *described,
+        "",
+        "Nothing is lost yet.",
+        "",
+        f"Next: {next_command}",
+        "",
+        *_foot(),
+    ]
+    return f"[lading] time is running out for {plural(len(lines), 'remote folder')}", "\n".join(text)
+
+
 def returned(subject: str, why: str) -> tuple[str, str]:
     """Subject and text: a report that its reader's mail server would not take."""
     lines = [

@@ -33,6 +33,7 @@ from lading.errors import Refused, TargetUnavailable
 from lading.findings import Finding, error
 from lading.inbox import Inbox
 from lading.ports import ImportPlan, ImportRecord, Journal
+from lading.reporters.office import Notice
 
 
 class FolderImporter:
@@ -151,6 +152,9 @@ class FolderParts:
         return b"the key of the tests, 32 bytes.."
 
     def silent(self) -> tuple[str, ...]:
+        return ()
+
+    def notices(self) -> tuple[Notice, ...]:
         return ()
 
     def route(self, name: str) -> RouteParts:

@@ -39,19 +39,28 @@ def collection(server: Server, name: str) -> Collection:
 
 def settings_for(server: Server, top: Path, inbox: Path) -> dict[str, object]:
     """A route's transport table for the inbox at `inbox`, where both collections show `top`."""
-    secret = top / "globus-secret"
-    if not secret.exists():
-        secret.touch(mode=0o600)
-        secret.write_text(f"{SECRET}\n")
     return {
-        "account": {
-            "client": CLIENT,
-            "secret": f"file:{secret}",
-            "auth_url": server.url,
-            "transfer_url": server.url,
-            "timeout": 20,
-        },
+        "account": _account(server, top),
         "source": {"collection": "Microscope", "root": str(top), "spool": str(top / "globus spool")},
         "inbox": {"collection": collection(server, "Inbox").id, "path": f"/{inbox.relative_to(top).as_posix()}"},
         "patience": 5,
     }
+
+
+def fetch_settings_for(server: Server, top: Path) -> dict[str, object]:
+    """A route's fetch table, without its template: from the collection APS:DM:32ID, where "Inbox" shows `top`."""
+    return {
+        "account": _account(server, top),
+        "source": {"collection": "APS:DM:32ID"},
+        "inbox": {"collection": collection(server, "Inbox").id, "root": str(top)},
+        "patience": 5,
+    }
+
+
+def _account(server: Server, top: Path) -> dict[str, object]:
+    secret = top / "globus-secret"
+    if not secret.exists():
+        secret.touch(mode=0o600)
+        secret.write_text(f"{SECRET}\n")
+    urls = {"auth_url": server.url, "transfer_url": server.url}
+    return {"client": CLIENT, "secret": f"file:{secret}", **urls, "timeout": 20}

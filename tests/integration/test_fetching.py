@@ -22,8 +22,9 @@ from lading.testing.faultproxy import FaultProxy
 from lading.testing.servers import missing_for_sshd, sshd
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed (extra: sftp)")
+from transport.fetch_deadlines import DAY_S
 from transport.fetch_ledger import Progressing
-from transport.fetching import DAY_S, FetchConfig, Fetcher, Fetching
+from transport.fetching import FetchConfig, Fetcher, Fetching
 from transport.remote import RemotePlace
 from transport.rsync_places import RsyncConfig
 from transport.rsync_pull import RsyncSource

@@ -93,7 +93,7 @@ def test_a_task_that_stays_active_on_a_missing_path_is_ended_and_its_cause_told(
     settings = bench.errand.settings
     wrong = bench.with_settings(source={**settings["source"], "path": "/elsewhere"})
 
-    with pytest.raises(Unreachable, match=r"does not get on.*source\.path.*FILE_NOT_FOUND") as caught:
+    with pytest.raises(Unreachable, match=r"does not get on.*root and path.*path-missing: FILE_NOT_FOUND") as caught:
         wrong.carry()
 
     assert caught.value.next_command

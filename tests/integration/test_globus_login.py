@@ -37,6 +37,17 @@ spool = "{tmp_path / "spool"}"
 [routes.far.transport.inbox]
 collection = "{collection(server, "Inbox").id}"
 path = "/inbox"
+[routes.beam.fetch]
+kind = "globus"
+[routes.beam.fetch.account]
+client = "4c5d6e7f-0000-4000-8000-000000001234"
+auth_url = "{server.url}"
+transfer_url = "{server.url}"
+[routes.beam.fetch.source]
+collection = "Microscope"
+[routes.beam.fetch.inbox]
+collection = "Inbox"
+root = "{tmp_path}"
 """
         )
         yield file
@@ -53,15 +64,16 @@ def started(settings, *words):
     )
 
 
-def test_the_link_is_shown_the_code_is_pasted_and_the_inbox_is_there(settings):
-    with started(settings, "far") as process:
+@pytest.mark.parametrize(("route", "there"), [("far", "the inbox is there"), ("beam", "the folder is there")])
+def test_the_link_is_shown_the_code_is_pasted_and_the_other_side_is_there(settings, route, there):
+    with started(settings, route) as process:
         link = next(line.strip() for line in process.stdout if line.startswith("http"))
         with urllib.request.urlopen(link) as page:
             code = re.search(r"<code>(\w+)", page.read().decode())[1]
         said, _ = process.communicate(f"{code}\n", timeout=60)
 
     assert process.returncode == 0, said
-    assert "the inbox is there" in said
+    assert there in said
 
 
 def test_a_route_of_another_kind_has_nobody_to_log_in(settings):
@@ -69,4 +81,4 @@ def test_a_route_of_another_kind_has_nobody_to_log_in(settings):
         said, _ = process.communicate("", timeout=60)
 
     assert process.returncode == 2
-    assert "not of the kind globus" in said
+    assert "is of the kind globus" in said

@@ -43,8 +43,11 @@ def run(world: World, task: Task) -> None:
     try:
         task.tell("STARTED", "")
         _fail_if_asked(world)
+        _stay_if_stuck(world, task)
         if task.facts["type"] == "DELETE":
             _remove_all(world, task)
+        elif world.faults.moves_nothing:
+            pass
         else:
             _Copying(world, task).all()
         task.end("SUCCEEDED")
@@ -120,6 +123,11 @@ class _Copying:
         for _ in range(_TRIES):
             sent = self._copy(source, target)
             if self._proven(item, sent, target):
+                with self._world.lock:
+                    rots = self._world.faults.rot_next > 0
+                    self._world.faults.rot_next -= rots
+                if rots:
+                    _damage(target)
                 self._record(item, source, target, sent)
                 return
             self._task.trouble("VERIFY_CHECKSUM", f"checksum verification failed: {item['destination_path']}")
@@ -150,9 +158,7 @@ class _Copying:
             corrupt = self._world.faults.corrupt_next > 0
             self._world.faults.corrupt_next -= corrupt
         if corrupt:
-            content = bytearray(target.read_bytes())
-            content[len(content) // 2] ^= 0xFF
-            target.write_bytes(content)
+            _damage(target)
         return digest.hexdigest()
 
     def _proven(self, item: Document, sent: str, target: Path) -> bool:
@@ -172,8 +178,27 @@ class _Copying:
             os.utime(target, (moment, moment))
         self._task.count("files_transferred")
         paths = {key: item[key] for key in ("source_path", "destination_path")}
-        facts = {"size": target.stat().st_size, "checksum": sent, "checksum_algorithm": "SHA256"}
+        told = {"checksum": sent, "checksum_algorithm": "SHA256"} if self._world.faults.tells_checksums else {}
+        facts = {"size": target.stat().st_size, **told}
         self._task.done.append({"DATA_TYPE": "successful_transfer", **paths, **facts})
+
+
+def _damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def _stay_if_stuck(world: World, task: Task) -> None:
+    """Told once, and never over, though the status says that all is well."""
+    told = False
+    while stuck := world.faults.stuck:
+        _stop_if_over(task)
+        if not told:
+            task.count("faults")
+            task.tell(*stuck, is_error=True)
+            told = True
+        time.sleep(_AGAIN_S / 2)
 
 
 def _fail_if_asked(world: World) -> None:
@@ -208,7 +233,7 @@ def _wait_while_held(world: World, task: Task, *places: Collection) -> None:
         if paused := [place.name for place in places if place.paused]:
             task.facts["is_paused"] = True
             task.trouble("PAUSED_BY_ADMIN", f"paused by the manager of {paused[0]}")
-        elif away := [place.name for place in places if not place.online]:
+        elif away := [p.name for p in places if not p.online or p.id in world.faults.away_for_tasks]:
             task.trouble("GC_NOT_CONNECTED", f"{away[0]} is not connected")
         elif not world.faults.hold.is_set():
             return

@@ -119,13 +119,23 @@ class Task:
 
 @dataclass
 class Faults:
-    """What goes wrong next. `http`: path prefix → [status, how often]. `hold`: tasks wait. `rate`: bytes per second."""
+    """What goes wrong next. `http`: path prefix → [status, how often]. `hold`: tasks wait. `rate`: bytes per second.
+
+    `stuck`: code and words of an event; tasks say it once, and stay ACTIVE for ever with the status OK. `away_for_tasks`: ids of
+    collections that tasks do not reach, though they can be listed. `rot_next`: files that change after they were proven.
+    `tells_checksums`: whether the record of what was moved has them. `moves_nothing`: tasks succeed, and do nothing.
+    """
 
     http: dict[str, list[int]] = field(default_factory=dict)
     corrupt_next: int = 0
     fail_tasks: list[tuple[str, str]] = field(default_factory=list)
     hold: threading.Event = field(default_factory=threading.Event)
     rate: float = 0.0
+    stuck: tuple[str, str] | None = None
+    away_for_tasks: set[str] = field(default_factory=set)
+    rot_next: int = 0
+    tells_checksums: bool = True
+    moves_nothing: bool = False
 
 
 class World:
