@@ -124,7 +124,10 @@ class WatchConfig:
 
 @attrs.frozen(kw_only=True)
 class AgentConfig:
-    """The agent on the instrument (`[agent]`). `scan_every`: seconds between scans of every watched folder."""
+    """The agent on the instrument (`[agent]`). `scan_every`: seconds between scans of every watched folder.
+
+    `metrics`: where its figures are served, such as "127.0.0.1:9464" (see `[metrics]`); "" for nowhere.
+    """
 
     watch: tuple[WatchConfig, ...] = ()
     scan_every: float = 30.0
@@ -156,6 +159,7 @@ class MailConfig:
     LADING_MAIL_PASSWORD), "file:PATH" (mode 0600) or "keyring". `sender` stands in From; `admin` are the operators.
     `labels = false` leaves out PROJECT/participant/SESSION and whatever may quote them.
 
+    metrics: str = ""
     Deliveries that end close together share one mail: it leaves when nothing ended for `quiet` seconds, or `longest` seconds after
     the first. An alarm is raised once something has been wrong for `alarm_after` seconds, and called off once it has been well for
     `recovered_after`. `expect` maps a sending computer (the host in `sender`) to the hours after which its silence is an alarm.
@@ -164,6 +168,7 @@ class MailConfig:
     server: str = ""
     port: int = 0
     security: str = "starttls"
+    `metrics`: where its figures are served, such as "127.0.0.1:9464" (see `[metrics]`); "" for nowhere.
     sender: str = ""
     admin: tuple[str, ...] = ()
     credentials: str = ""
@@ -171,6 +176,22 @@ class MailConfig:
     timeout: float = 30.0
     labels: bool = True
     quiet: float = 60.0
+    metrics: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class MetricsConfig:
+    """Who may read the figures of the server and the agent (`[metrics]`), where `metrics` of either names an address.
+
+    On an address of this machine alone nothing is needed. Beyond it, TLS and a token are: `certificate` and `key` are PEM files
+    (the key mode 0600), or `behind_proxy = true` declares that a proxy in front of us speaks TLS. `token`: "file:PATH" (its first
+    line, mode 0600), "env:NAME" or "keyring:SERVICE/USER"; a scraper sends it as `Authorization: Bearer TOKEN`.
+    """
+
+    certificate: Path | None = None
+    key: Path | None = None
+    behind_proxy: bool = False
+    token: str = ""
     longest: float = 600.0
     alarm_after: float = 900.0
     recovered_after: float = 60.0
@@ -242,6 +263,7 @@ def find_config(explicit: Path | None = None) -> Path:
     """Where the settings are: `explicit`, $LADING_CONFIG, ./lading.toml, the user's folder, the site's folder.
 
     Raises ConfigError when there is none.
+    metrics: MetricsConfig = attrs.field(factory=MetricsConfig)
     """
     if explicit:
         candidates = [explicit]

@@ -4,7 +4,7 @@ An importer writes it (`valves/NAME.json`); whoever wants to know reads it. A re
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 FOLDER = "valves"
@@ -17,7 +17,9 @@ class ValveState:
 
     `until`: closed before that (seconds since the epoch), 0 when it is open; `calm`: how many imports must still go well before
     it is fully open. `pause`: how long it was closed last. `usual`: the database's usual latency in seconds, 0 when unknown.
-    `slow`: how many slow answers came in a row. `reason`, `since`: why and when it closed last.
+    `slow`: how many slow answers came in a row. `reason`, `since`: why and when it closed last; `cause`: why in one word (database,
+    disk, busy, write, slot). What was measured last, -1 for never: `database`, the seconds that its database took to answer;
+    `verify`, those that `verifyUpload` took; `free`, the bytes left on its disk.
     """
 
     repository: str = ""
@@ -28,6 +30,10 @@ class ValveState:
     slow: int = 0
     reason: str = ""
     since: float = 0.0
+    cause: str = ""
+    database: float = -1.0
+    verify: float = -1.0
+    free: float = -1.0
 
     def position(self, now: float) -> str:
         """open, closed or ajar."""
@@ -36,11 +42,16 @@ class ValveState:
         return AJAR if self.calm > 0 else OPEN
 
 
+_KEYS = frozenset(field.name for field in fields(ValveState))
+
+
 def read_state(file: Path) -> ValveState | None:
     """What one file says; None when there is none, or it cannot be read."""
     try:
-        return ValveState(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        # While one program is newer than another, it may have noted more.
+        return ValveState(**{key: value for key, value in raw.items() if key in _KEYS})
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 
@@ -48,7 +59,8 @@ def told(home: Path, now: float) -> list[dict[str, str | float]]:
     """The valves of this machine: repository, position, reason, since, until (seconds since the epoch), and the figures.
 
     `paused_s`: how long it was closed last; `imports_to_go`: how many must still go well before it is fully open; `database_s`:
-    how long the server's database usually takes to answer, 0 when nobody measured.
+    how long the server's database usually takes to answer, 0 when nobody measured. `database_last_s`, `verify_s`, `free_bytes`:
+    what was measured last, -1 for never.
     """
     found: list[dict[str, str | float]] = []
     for file in sorted((home / FOLDER).glob("*.json")):
@@ -65,6 +77,10 @@ def told(home: Path, now: float) -> list[dict[str, str | float]]:
                     "paused_s": state.pause,
                     "imports_to_go": state.calm,
                     "database_s": state.usual,
+                    "cause": "" if position == OPEN else state.cause,
+                    "database_last_s": state.database,
+                    "verify_s": state.verify,
+                    "free_bytes": state.free,
                 }
             )
     return found

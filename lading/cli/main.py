@@ -10,7 +10,20 @@ from pathlib import Path
 import click
 
 from lading import __version__, log
-from lading.cli import acting, dicom, disks, fetching, globus, installed, looking, sending, serving, setting_up
+from lading.cli import (
+    acting,
+    dicom,
+    disks,
+    fetching,
+    globus,
+    installed,
+    live,
+    looking,
+    metrics,
+    sending,
+    serving,
+    setting_up,
+)
 from lading.cli.context import App, Group
 
 EPILOG = """
@@ -52,6 +65,8 @@ for command in (
     looking.list_,
     looking.show,
     looking.receipt,
+    live.live,
+    metrics.metrics,
     acting.verify,
     acting.retry,
     acting.fix,

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +20,7 @@ from lading.cli.waiting import wait_for
 from lading.delivery import Labels, Stage
 from lading.errors import Rejected
 from lading.findings import refuses
+from lading.metrics.endpoint import served
 
 
 @click.command()
@@ -93,7 +95,8 @@ def run(app: App, once: bool) -> None:
         signal.signal(number, lambda *_: stop.set())
     outbox = Outbox(config.home)
     try:
-        loop.run(config, agent_parts(config), outbox, stop=stop, once=once)
+        with nullcontext() if once else served(config, "agent"):
+            loop.run(config, agent_parts(config), outbox, stop=stop, once=once)
     finally:
         outbox.close()
 

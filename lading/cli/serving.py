@@ -12,6 +12,7 @@ from lading.cli.context import App, json_option, pass_app
 from lading.config import nearest
 from lading.errors import ConfigError, LadingError
 from lading.inbox import Inbox
+from lading.metrics.endpoint import served
 
 
 @click.group()
@@ -75,7 +76,8 @@ def run(app: App) -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    serve(app.config, stop=stop)
+    with served(app.config, "server"):
+        serve(app.config, stop=stop)
 
 
 @click.group()

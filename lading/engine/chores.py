@@ -3,7 +3,9 @@
 In a thread of its own: a dropped folder of 500 GB is read for half an hour, and the line must not wait for that.
 """
 
+import json
 import time
+from contextlib import suppress
 from datetime import timedelta
 from threading import Event, Thread
 
@@ -11,6 +13,7 @@ import structlog
 
 from lading.config import Config
 from lading.delivery import Delivery, DeliveryId, Stage, new_delivery_id
+from lading.disk import write_whole
 from lading.engine import database, deliveries
 from lading.engine.database import Connection, recording
 from lading.engine.deliveries import TableJournal
@@ -24,6 +27,8 @@ _TIDY_EVERY_S = 600.0
 _SWEEP_OLDER_S = 24 * 3600.0
 _WITHDRAWN = "withdrawn"
 """Journal key: the published copy was removed, or why it is kept."""
+CHORES_NAME = "chores.json"
+"""Below `home`: when each chore last went well in every inbox (seconds since the epoch), for whoever watches."""
 _log = structlog.get_logger("lading.engine")
 
 
@@ -36,6 +41,7 @@ class Chores:
         self._parts = parts
         self._stop = Event()
         self._said: dict[str, str] = {}
+        self._well: dict[str, float] = {}
         self._reporting = Reporting(config, dsn, parts)
 
     def start(self) -> None:
@@ -53,17 +59,44 @@ class Chores:
         while not self._stop.wait(self._config.server.scan_every):
             tidy = time.monotonic() - tidied >= _TIDY_EVERY_S
             tidied = time.monotonic() if tidy else tidied
-            for name, inbox in self._parts.inboxes.items():
-                try:
-                    self._adopt(inbox, self._parts.bare.get(name, Bare()))
-                    if tidy:
-                        self.tidy(name, inbox)
-                    self._said.pop(name, None)
-                except LadingError as exc:
-                    # An inbox that is away is away at every turn: said once, until it says something else.
-                    if self._said.get(name) != exc.message:
-                        _log.warning("chore failed", inbox=name, code=exc.code, note=exc.message)
-                    self._said[name] = exc.message
+            well = [self._turn(name, inbox, tidy=tidy) for name, inbox in self._parts.inboxes.items()]
+            if tidy:
+                well.append(self._sum_up())
+            if all(well):
+                self._note(*(("adopt", "tidy") if tidy else ("adopt",)))
+
+    def _turn(self, name: str, inbox: Inbox, *, tidy: bool) -> bool:
+        """What there is to do in one inbox; whether it went well."""
+        try:
+            self._adopt(inbox, self._parts.bare.get(name, Bare()))
+            if tidy:
+                self.tidy(name, inbox)
+        except LadingError as exc:
+            return self._failed(name, exc)
+        self._said.pop(name, None)
+        return True
+
+    def _sum_up(self) -> bool:
+        try:
+            with database.connect(self._dsn, "lading chores") as connection, recording("adding up tallies"):
+                compact(connection)
+        except LadingError as exc:
+            return self._failed("", exc)
+        self._said.pop("", None)
+        return True
+
+    def _failed(self, inbox: str, exc: LadingError) -> bool:
+        # An inbox that is away is away at every turn: said once, until it says something else.
+        if self._said.get(inbox) != exc.message:
+            _log.warning("chore failed", inbox=inbox, code=exc.code, note=exc.message)
+        self._said[inbox] = exc.message
+        return False
+
+    def _note(self, *chores: str) -> None:
+        self._well |= dict.fromkeys(chores, time.time())
+        # A full disk keeps us from saying so; that the time stands still says it too.
+        with suppress(OSError):
+            write_whole(self._config.home / CHORES_NAME, json.dumps(self._well).encode())
 
     def _adopt(self, inbox: Inbox, rule: Bare) -> None:
         if not rule.route:
@@ -106,3 +139,11 @@ class Chores:
             deliveries.add_event(connection, delivery, Stage.VERIFIED, note)
         _log.info("tidied", delivery=delivery, note=note)
         return True
+
+
+def compact(connection: Connection) -> None:
+    """Add the rows of `tallies` up. Whoever reads meanwhile sees the same sums; a second one at it takes only what is new."""
+    connection.execute(
+        "WITH gone AS (DELETE FROM tallies RETURNING *) INSERT INTO tallies"
+        " SELECT what, route, word, sum(number), sum(files), sum(bytes) FROM gone GROUP BY what, route, word"
+    )
