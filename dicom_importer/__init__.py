@@ -1,0 +1,1 @@
+"""Sends deliveries to DICOM nodes and proves that they are there."""
