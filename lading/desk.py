@@ -86,8 +86,8 @@ class Memory(Protocol):
 
     # Each of these raises a LadingError that names the stage and the allowed commands when it makes no sense now.
 
-    def verify(self, delivery: DeliveryId) -> None:
-        """Read it back from the repository again."""
+    def verify(self, delivery: DeliveryId, *, reread: bool = False) -> None:
+        """Read it back from the repository again; with `reread` the repository shall read its disk again."""
 
     def retry(self, delivery: DeliveryId) -> None:
         """Try again at once what is held or backing off."""
@@ -179,9 +179,9 @@ class Desk:
             moving_bytes=sum(a.delivery.bytes for a in going),
         )
 
-    def verify(self, delivery: DeliveryId) -> None:
+    def verify(self, delivery: DeliveryId, *, reread: bool = False) -> None:
         """Queue a fresh reading back. Raises LadingError when it was never imported, or no server is here."""
-        self._keeper(delivery).verify(delivery)
+        self._keeper(delivery).verify(delivery, reread=reread)
 
     def retry(self, delivery: DeliveryId) -> None:
         """Try again at once."""

@@ -31,7 +31,7 @@ class AgentMemory:
             return None
         return self._account(self._outbox.get(delivery), whole=True)
 
-    def verify(self, delivery: DeliveryId) -> None:
+    def verify(self, delivery: DeliveryId, *, reread: bool = False) -> None:  # noqa: ARG002 - the role's
         """Only the server can."""
         self._not_here(delivery, "verify")
 

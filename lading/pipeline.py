@@ -18,7 +18,7 @@ from lading.delivery import Delivery, FileOutcome, Outcome, Parcel, Receipt, Sta
 from lading.errors import Corrupted, NotVerified, Rejected, Unreachable
 from lading.findings import Finding, Severity, error, refuses, skips
 from lading.inbox import Inbox
-from lading.ports import Check, Importer, ImportRecord, Journal
+from lading.ports import Check, Importer, ImportRecord, Journal, Rereading
 
 IMPORT_RECORD = "import-record"
 _NAMED = 200
@@ -106,15 +106,20 @@ def import_(work: Work) -> Step:
     return Step(Stage.IMPORTED, "was there already" if record.already_there else "", plan.findings)
 
 
-def verify(work: Work) -> Step:
+def verify(work: Work, *, reread: bool = False) -> Step:
     """Every file was read back, and the receipt is in the inbox: it is there before anybody is told VERIFIED.
 
-    Raises Unproven naming the files when the repository disagrees, or gives nothing to compare.
+    With `reread` the repository reads its disk again, if it is one that can (`ports.Rereading`). Raises Unproven naming the
+    files when the repository disagrees, or gives nothing to compare.
     """
     parcel = work.inbox.parcel(work.delivery.id)
     record = _import_record(work.journal)
     with Outcomes() as outcomes:
-        outcomes.collect(work.route.importer.verify(parcel, record))
+        importer = work.route.importer
+        if reread and isinstance(importer, Rereading):
+            outcomes.collect(importer.reread(parcel, record))
+        else:
+            outcomes.collect(importer.verify(parcel, record))
         outcomes.collect(_left_behind(parcel))
         unproven = outcomes.unproven()
         stage = Stage.HELD if unproven else Stage.VERIFIED

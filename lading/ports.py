@@ -205,6 +205,14 @@ class Importer(Protocol):
         """
 
 
+@runtime_checkable
+class Rereading(Protocol):
+    """An importer whose repository can be made to read its own disk again. Optional: of others `verify` reads all there is."""
+
+    def reread(self, parcel: Parcel, record: ImportRecord) -> Iterable[FileOutcome]:
+        """As `verify`, by the bytes that lie on the repository's disk now, and not by what it remembers of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What people are told. Written down before it is sent, and sent again word for word after a crash.

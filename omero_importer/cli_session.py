@@ -84,6 +84,13 @@ class OmeroPerson:
         }
         return attrs.evolve(config, repositories={**config.repositories, **lent})
 
+    def reads(self, config: Config, route: str) -> Config | None:
+        """`config` as by `settings`, where the session opens the repository of `route`; else None. Raises as `settings`."""
+        repository = config.repositories.get(config.route(route).repository)
+        if repository is None or repository.kind != KIND or not self._log_in(config).opens(*_address(repository)):
+            return None
+        return self.settings(config)
+
     def sender(self, config: Config, route: str) -> str:
         """user@host in OMERO; "" when the settings know that the route leads to another kind of repository."""
         repository = config.repositories.get(config.route(route).repository)

@@ -8,14 +8,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
+import attrs
 import structlog
 
 from lading.delivery import FileOutcome, Labels, Parcel
 from lading.errors import Rejected, TargetMissing
 from lading.findings import Finding, error, refuses
 from lading.ports import ImportPlan, ImportRecord, Journal, Settings
-from omero_importer import target
+from omero_importer import decided, target
 from omero_importer.bioformats import bioformats
+from omero_importer.decided import Decided
 from omero_importer.errand import Errand
 from omero_importer.filesets import Decide, FilesetsDecision, Place
 from omero_importer.readback import Proof
@@ -54,6 +56,7 @@ class OmeroImporter:
         self._sessions = Sessions(server, in_hand, on_busy=self.valve.saw_back_off)
         self._decide = decide or UsedFiles(route.files, _shared_bioformats(server.bioformats))
         self._decided: OrderedDict[tuple[str, str, str], FilesetsDecision] = OrderedDict()
+        self._kept = Decided(state)
         self._lock = threading.Lock()
         if not server.ssl.verify and server.plain == "no":
             _log.warning("the certificate is not verified (ssl.verify = false)", server=self._sessions.server)
@@ -106,7 +109,7 @@ class OmeroImporter:
         """The preflight. `skips` maps files (paths) that a check leaves out to the reason; the plan carries it on."""
         where = target.address(self._route, parcel.delivery.labels, parcel.delivery.sender)
         self.valve.demand_open()
-        errand = self._errand(parcel, where, dict(skips or {}), _NoJournal())
+        errand = self._errand(parcel, where, self._decision(parcel, skips or {}), _NoJournal())
         findings = (*errand.decision.findings, *_too_large(errand.decision))
         if refuses(findings):
             return ImportPlan((), self._as_target(where, skips or {}), findings)
@@ -121,9 +124,10 @@ class OmeroImporter:
     def run(self, parcel: Parcel, plan: ImportPlan, journal: Journal) -> ImportRecord:
         """See the role. Everything that is begun in OMERO carries the delivery's mark: the journal is not needed to find it."""
         where, skips = self._from_target(plan.target)
-        errand = self._errand(parcel, where, skips, journal)
+        errand = self._errand(parcel, where, self._decision(parcel, skips), journal)
         if refuses(findings := (*errand.decision.findings, *_too_large(errand.decision))):
             raise Rejected(f"importing {parcel.delivery.labels}: OMERO would not take it", findings=findings)
+        self._kept.keep(parcel, errand.decision)
         place = self._sessions.run(where.who, f"importing {parcel.delivery.labels}", errand.bring)
         values = {
             **self._as_target(where, skips),
@@ -135,27 +139,40 @@ class OmeroImporter:
         return ImportRecord(values, already_there=errand.sent.nothing)
 
     def verify(self, parcel: Parcel, record: ImportRecord) -> Iterator[FileOutcome]:
-        """See the role. Over a login of its own; by OMERO's checksums, images and links."""
+        """See the role. Over a login of its own; by OMERO's checksums, images and links. Needs the manifest, and no file of it.
+
+        With a person's session: what that person may see in all of their groups; the server is not asked to read its disk.
+        """
+        in_person = self._sessions.in_person
+        return self._read_back(parcel, record, attrs.evolve(self._route, reread=False) if in_person else self._route)
+
+    def reread(self, parcel: Parcel, record: ImportRecord) -> Iterator[FileOutcome]:
+        """As `verify`, and the server reads every file from its disk again (`verifyChecksums`), whatever the route says."""
+        return self._read_back(parcel, record, attrs.evolve(self._route, reread=True))
+
+    def _read_back(self, parcel: Parcel, record: ImportRecord, route: RouteSettings) -> Iterator[FileOutcome]:
         where, skips = self._from_target(record.target)
-        errand = self._errand(parcel, where, skips, _NoJournal())
+        in_person = self._sessions.in_person
+        decision = self._kept.recall(parcel)
+        if decision is None and not in_person and decided.lies_here(parcel):
+            decision = self._decision(parcel, skips)
+        errand = self._errand(parcel, where, decision or FilesetsDecision(()), _NoJournal())
         doing = f"reading {parcel.delivery.labels} back"
-        with self._sessions.fresh(where.who, doing) as connection:
+        with self._sessions.fresh(Who() if in_person else where.who, doing) as connection:
+            if in_person:
+                connection.look_everywhere()
             place = self._place(connection, errand, record)
             marks = errand.marks(connection)
-            proof = Proof(
-                connection,
-                errand.source,
-                errand.decision,
-                place,
-                tuple(mark.id for mark in marks),
-                tuple(mark.delivery for mark in marks),
-                self._route,
-            )
-            yield from proof.outcomes()
+            if decision is None:
+                decision = decided.as_held(connection, marks, place, parcel, skips)
+            ids, deliveries = tuple(mark.id for mark in marks), tuple(mark.delivery for mark in marks)
+            yield from Proof(connection, errand.source, decision, place, ids, deliveries, route).outcomes()
+            yield from decided.unheld(parcel, decision)
 
     def _place(self, connection: Connection, errand: Errand, record: ImportRecord) -> Place:
         values = record.target
-        if values.get("place_id", "").isdecimal():
+        # A person's copy of the record comes from an inbox; the kind becomes a word of a query.
+        if values.get("place_id", "").isdecimal() and values.get("place_kind") in ("Dataset", "Screen"):
             return Place(values["place_kind"], int(values["place_id"]), 0, values.get("prefix", errand.prefix))
         found = self._targets.look(connection, errand.address)
         if found is None:
@@ -165,11 +182,11 @@ class OmeroImporter:
             )
         return errand.place(found, 0)
 
-    def _errand(self, parcel: Parcel, where: Address, skips: Mapping[str, str], journal: Journal) -> Errand:
+    def _errand(self, parcel: Parcel, where: Address, decision: FilesetsDecision, journal: Journal) -> Errand:
         return Errand(
             parcel=parcel,
             source=Source(parcel.root, {entry.path: entry for entry in parcel.manifest}),
-            decision=self._decision(parcel, skips),
+            decision=decision,
             address=where,
             settings=self._server,
             route=self._route,

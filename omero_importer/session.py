@@ -51,6 +51,7 @@ class Connection:
 
     def __init__(self, client: omero.clients.BaseClient, server: str) -> None:
         self.client, self.server = client, server
+        self.key = str(client.getSessionId())
         self.factory: omero.api.ServiceFactoryPrx = client.getSession()
         context = self.factory.getAdminService().getEventContext()
         self.user_id, self.user = int(context.userId), str(context.userName)
@@ -59,6 +60,7 @@ class Connection:
         self._category = ""
         self._repository: omero.grid.ManagedRepositoryPrx | None = None
 
+    # The key opens everything that the account may do: `__repr__` must not show it.
     def __repr__(self) -> str:
         return f"Connection({self.server!r}, {self.user!r}, {self.group!r})"
 
@@ -96,6 +98,10 @@ class Connection:
         self.factory.getConfigService().getDatabaseTime()
         return time.monotonic() - began
 
+    def look_everywhere(self) -> None:
+        """From now on, see what the user may see in any of their groups. For reading only: nothing can be saved this way."""
+        self.client.getImplicitContext().put("omero.group", "-1")
+
     def close(self) -> None:
         """Log out. Never raises."""
         with suppress(Exception):  # whatever went wrong, the server ends idle sessions by itself
@@ -118,11 +124,17 @@ class Sessions:
         self._on_busy = on_busy
         self._lock = threading.RLock()
         self._open: OrderedDict[Who, Connection] = OrderedDict()
+        self._lost: dict[Who, str] = {}
         self._process = os.getpid()
         self.logins = 0
 
     def __repr__(self) -> str:
         return f"Sessions({self.server!r})"
+
+    @property
+    def in_person(self) -> bool:
+        """Whether a person's own session is used, and not the account that the settings name."""
+        return self._in_hand is not None
 
     def run(self, who: Who, doing: str, step: Callable[[Connection], Result]) -> Result:
         """What `step` returns. It is done again, once, after a lost session or reply; a busy server is waited for.
@@ -145,7 +157,7 @@ class Sessions:
                 if line.then is Then.WAIT:
                     self._on_busy(errors.back_off_s(exc))
                 if connection is not None and line.then in (Then.LOG_IN_AGAIN, Then.LOOK_AGAIN):
-                    self._forget(who, connection)
+                    self._forget(who, connection, lives_on=line.then is Then.LOOK_AGAIN)
                     if not lost:
                         lost += 1
                         continue
@@ -156,10 +168,10 @@ class Sessions:
         with self._lock:
             if self._process != os.getpid():
                 # A forked child must leave its parent's connections alone.
-                self._open, self._process = OrderedDict(), os.getpid()
+                self._open, self._lost, self._process = OrderedDict(), {}, os.getpid()
             found = self._open.get(who)
             if found is None:
-                found = self._log_in(who)
+                found = self._joined_again(self._lost.pop(who, "")) or self._log_in(who)
                 self._open[who] = found
             self._open.move_to_end(who)
             stale = self._open.popitem(last=False)[1] if len(self._open) > _KEPT else None
@@ -194,12 +206,30 @@ class Sessions:
             for connection in connections:
                 connection.close()
 
-    def _forget(self, who: Who, connection: Connection) -> None:
+    def _forget(self, who: Who, connection: Connection, *, lives_on: bool) -> None:
+        """`lives_on`: it was the connection that broke. The session, and an import that runs in it, may still be there."""
         with self._lock:
             if self._open.get(who) is connection:
                 del self._open[who]
+                if lives_on and not self.in_person:
+                    self._lost[who] = connection.key
         # A server that is gone may take its time not to answer.
         threading.Thread(target=connection.close, name="omero-logout", daemon=True).start()
+
+    def _joined_again(self, key: str) -> Connection | None:
+        """The session that a broken connection left behind, in the group that it worked in; None when it is gone."""
+        if not key:
+            return None
+        client = self._client()
+        try:
+            client.joinSession(key)
+            made = Connection(client, self.server)
+        except (Ice.Exception, omero.ClientError):
+            with suppress(Exception):
+                client.closeSession()
+            return None
+        client.enableKeepAlive(int(self._settings.keep_alive))
+        return made
 
     def _log_in(self, who: Who) -> Connection:
         login = self._login()
@@ -220,7 +250,7 @@ class Sessions:
             with suppress(Exception):
                 client.closeSession()
             raise
-        client.enableKeepAlive(max(1, int(self._settings.keep_alive)))
+        client.enableKeepAlive(int(self._settings.keep_alive))
         return made
 
     def _login(self) -> Login:
@@ -243,7 +273,7 @@ class Sessions:
                 safe="Nothing was sent.",
                 next_command="lading doctor",
             ) from exc
-        made.client.enableKeepAlive(max(1, int(self._settings.keep_alive)))
+        made.client.enableKeepAlive(int(self._settings.keep_alive))
         return Connection(made.client, self.server)
 
     def _as_owner(self, admin: Connection, who: Who) -> Connection:
@@ -264,7 +294,7 @@ class Sessions:
         client = self._client()
         client.joinSession(session.getUuid().getValue())
         client.getSession().closeOnDestroy()
-        client.enableKeepAlive(max(1, int(self._settings.keep_alive)))
+        client.enableKeepAlive(int(self._settings.keep_alive))
         return Connection(client, self.server)
 
     def _client(self) -> "omero.clients.BaseClient":

@@ -71,9 +71,9 @@ class RepositorySettings:
     `credentials`: "env", "env:PREFIX", "keyring", "keyring:SERVICE", "file:PATH" (mode 0600); a session key works as well as
     a user and password. `ssl`: see there. `plain`: talk without encryption (`port` is then 4063); only to this machine, or
     when you say so with "anywhere". `web`: address of OMERO.web, for links in receipts.
-    `keep_alive`: how often the session is kept from
-    expiring. `connect_timeout` bounds a connection, `read_timeout` any answer, `import_timeout` one fileset's import, and
-    `patience` the wait for an import that somebody else has under way. `valve`, `bioformats`, `cli`: see there.
+    `keep_alive`: how often the session is kept from expiring, 5 at least. `connect_timeout` bounds a connection,
+    `read_timeout` any answer, `import_timeout` one fileset's import, and `patience` the wait for an import that somebody else
+    has under way. `valve`, `bioformats`, `cli`: see there.
     """
 
     host: str
@@ -146,6 +146,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _DOCTOR = "lading doctor"
+_KEEP_ALIVE_S = 5
 
 
 def repository_settings(
@@ -170,6 +171,12 @@ def repository_settings(
         raise ConfigError(f"{where}.ssl.ca: there is no file {found.ssl.ca}", next_command=_DOCTOR)
     if not 0 <= found.port < 1 << 16:
         raise ConfigError(f"{where}.port = {found.port} is no port", next_command=_DOCTOR)
+    if found.keep_alive < _KEEP_ALIVE_S:
+        raise ConfigError(
+            f"{where}.keep_alive = {found.keep_alive:g}: OMERO's client gives no sign of life more often than every "
+            f"{_KEEP_ALIVE_S} s",
+            next_command=_DOCTOR,
+        )
     port = found.port or (DEFAULT_PORT if found.plain == "no" else DEFAULT_PORT - 1)
     return attrs.evolve(found, port=port), in_hand
 

@@ -1,5 +1,6 @@
 """Acting on deliveries: verify, retry, fix, release, pause, resume, cancel, clean."""
 
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -11,20 +12,34 @@ from lading.cli.context import App, json_option, pass_app
 from lading.cli.output import Json
 from lading.cli.waiting import wait_for
 from lading.delivery import Labels
+from lading.errors import NotVerified
 
 
 @click.command()
 @click.argument("delivery")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the answer.")
 @click.option("--timeout", type=float, default=600, show_default=True, help="Seconds to wait.")
+@click.option("--re-read", is_flag=True, help="Let OMERO read its disk again, instead of its database only.")
 @json_option
 @pass_app
-def verify(app: App, delivery: str, wait: bool, timeout: float, as_json: bool) -> None:
-    """Read a delivery back from the repository again, file by file."""
+def verify(app: App, delivery: str, wait: bool, timeout: float, re_read: bool, as_json: bool) -> None:
+    """Read a delivery back from the repository again, file by file.
+
+    As `omero transport verify`, with your own OMERO session: what you may see of it. Else the server reads, and signs anew.
+    """
     asked = datetime.now(UTC)
     with app.desk() as desk:
-        found = desk.find(delivery)
-        desk.verify(found)
+        account = desk.account(delivery)
+        found = account.delivery.id
+        # What makes a server read its whole disk again is for the server's account to ask.
+        own = None if re_read else app.in_person(account.delivery.route)
+        if own is None:
+            desk.verify(found, reread=re_read)
+    if own is not None:
+        from lading.cli.in_person import verify_in_person  # noqa: PLC0415 - only where somebody has a session
+
+        whole = verify_in_person(own, account, app.sender(account.delivery.route), as_json=as_json)
+        sys.exit(0 if whole else NotVerified.exit_code)
     if wait:
         wait_for(app, [found], timeout=timeout, as_json=as_json, since=asked)
     else:

@@ -42,6 +42,10 @@ class App:
         """The settings for what is done in person: with the session of whoever types, where they have one. Raises as `config`."""
         return self._person.settings(self.config) if self._person else self.config
 
+    def in_person(self, route: str) -> Config | None:
+        """The settings with the session of whoever types, where it opens the repository of `route`. Raises as `config`."""
+        return self._person.reads(self.config, route) if self._person else None
+
     def sender(self, route: str) -> str:
         """Who sends by `route`, where that is somebody in the repository; else "". Raises ConfigError, AccessDenied."""
         return self._person.sender(self.config, route) if self._person else ""

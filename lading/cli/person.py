@@ -6,7 +6,7 @@ from lading.config import Config
 
 
 class Person(Protocol):
-    """Somebody with a login of their own at a repository. Asked only by what is done in person: `doctor`, `send`."""
+    """Somebody with a login of their own at a repository. Asked only by what is done in person: `doctor`, `send`, `verify`."""
 
     @property
     def insists(self) -> bool:
@@ -17,6 +17,9 @@ class Person(Protocol):
 
         Logs in where there is such a repository. Raises AccessDenied, TargetUnavailable.
         """
+
+    def reads(self, config: Config, route: str) -> Config | None:
+        """`config` as by `settings`, where their session opens the repository of `route`; else None. Raises as `settings`."""
 
     def sender(self, config: Config, route: str) -> str:
         """user@host that a delivery by `route` is sent as; "" when the route leads elsewhere. Raises as `settings`."""
@@ -34,5 +37,5 @@ def commands() -> str:
 
 _NOTES = """\
 They are the commands of `lading`, with the same options; see `omero transport COMMAND -h`. Login options come before the
-command. What a command does in person (doctor, send) it does with your OMERO session; what the server does later it does
+command. What a command does in person (doctor, send, verify) it does with your OMERO session; what the server does later it does
 with its own account. `omero transfer` is another plug-in: it packs annotated data and moves it between OMERO servers."""

@@ -35,8 +35,14 @@ def verify_again(work: Work) -> Step:
     return pipeline.verify(work)
 
 
+def reread(work: Work) -> Step:
+    """Read back, and let the repository read its own disk again. Raises Unproven."""
+    return pipeline.verify(work, reread=True)
+
+
 ERRANDS: Mapping[str, Callable[[Work], Step]] = {
     "cancel": cancel,
     "release": release,
     "verify-again": verify_again,
+    "reread": reread,
 }

@@ -223,10 +223,11 @@ class Ledger:
         with self._changing(delivery, "cancel") as (connection, row):
             _send_on_errand(connection, row, "cancel", "to be cancelled")
 
-    def verify(self, delivery: DeliveryId) -> None:
-        """Read it back from the repository again, and write a fresh receipt."""
+    def verify(self, delivery: DeliveryId, *, reread: bool = False) -> None:
+        """Read it back from the repository again, and write a fresh receipt. `reread`: the repository reads its disk again."""
         with self._changing(delivery, "verify") as (connection, row):
-            _send_on_errand(connection, row, "verify-again", "to be read back again")
+            errand = "reread" if reread else "verify-again"
+            _send_on_errand(connection, row, errand, "to be read back again" + (", from its disk" if reread else ""))
 
     # -- how -----------------------------------------------------------------------------------------------------------
 

@@ -77,9 +77,9 @@ class ServerMemory:
             return None
         return self._account(view.row, view.findings, view.events, self._receipt(view.row))
 
-    def verify(self, delivery: DeliveryId) -> None:
+    def verify(self, delivery: DeliveryId, *, reread: bool = False) -> None:
         """Read it back again."""
-        self._ledger.verify(delivery)
+        self._ledger.verify(delivery, reread=reread)
 
     def retry(self, delivery: DeliveryId) -> None:
         """Try again at once."""

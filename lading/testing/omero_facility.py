@@ -137,11 +137,12 @@ class OmeroFacility(Facility):
 
 
 def people() -> Accounts:
-    """root; courier, an administrator; six scientists in one group."""
+    """root; courier, an administrator; six scientists in one group; a visitor who is in another."""
     users = {name: User(f"{name}-of-the-tests", ("lab",)) for name in PEOPLE}
     users["root"] = User("root-of-the-tests", ("system",))
+    users["visitor"] = User("visitor-of-the-tests", ("elsewhere",))
     users["courier"] = User("courier-of-the-tests", ("lab", "system"))
-    return Accounts(users, {"lab": "rwra--"})
+    return Accounts(users, {"lab": "rwra--", "elsewhere": "rw----"})
 
 
 @contextmanager
