@@ -76,6 +76,30 @@ class RepositoryConfig:
         return not self.hours or any(Hours.parse(text, where="hours").hold(moment) for text in self.hours)
 
 
+def _is_one_name(_: object, attribute: "attrs.Attribute[str]", value: str) -> None:
+    if value in ("", ".", "..") or value.startswith(".") or any(c in value for c in "/\\:"):
+        raise ValueError(f"{attribute.name} = {value!r} must be the plain name of one folder")
+
+
+@attrs.frozen(kw_only=True)
+class LiveConfig:
+    """Live mode (`live` of a route): files are pushed while an acquisition goes on, for programs that read along.
+
+    They go to `folder`/PROJECT/participant/SESSION below the transport's target, each whole or not at all, beside a
+    STATUS.json and a growing `manifest-sha256.txt`. `settle`: seconds without a change after which a file is carried (again, if it
+    changes later). `status_every`: seconds between two writings of list and status. An acquisition is over when the file
+    `marker` is there, when nothing changed for `close_after` seconds (0: never by itself), or on `lading live close`. `then`: the
+    route by which the closed session is sent like any other, into a repository.
+    """
+
+    folder: str = attrs.field(default="deposit", validator=_is_one_name)
+    settle: float = attrs.field(default=10.0, validator=attrs.validators.ge(0.0))
+    status_every: float = attrs.field(default=10.0, validator=attrs.validators.gt(0.0))
+    marker: str = ""
+    close_after: float = attrs.field(default=3600.0, validator=attrs.validators.ge(0.0))
+    then: str = ""
+
+
 @attrs.frozen(kw_only=True)
 class RouteConfig:
     """A named way from senders into a repository (`[routes.NAME]`).
@@ -83,6 +107,7 @@ class RouteConfig:
     `transport` (table with `kind`) is what a sender uses; `inbox` and `repository` are what the server uses: each machine
     needs only its half. `checks` maps a check's name to its settings; `false` switches one off. `import` goes to the importer.
     `fetch` (table with `kind`) says where the server fetches sessions from, into `inbox` (see `lading fetch`).
+    `live` (table, may be empty) pushes files while an acquisition goes on (see `lading live`).
     `include`, `exclude`, `junk` say which files belong to a delivery. `digests`: besides SHA-256, what the repository compares by.
     """
 
@@ -90,6 +115,7 @@ class RouteConfig:
     repository: str = ""
     transport: Settings = attrs.field(factory=dict)
     fetch: Settings = attrs.field(factory=dict)
+    live: LiveConfig | None = None
     checks: Settings = attrs.field(factory=dict)
     importer: Settings = attrs.field(factory=dict)
     include: tuple[str, ...] = ()
@@ -354,8 +380,18 @@ def _checked(config: Config) -> Config:
                 raise ConfigError(
                     f"{config.file}: routes.{name}.{key} = {value!r} is not defined{nearest(value, valid)}"
                 )
+        _refuse_odd_live(config, name, route)
     for watch in config.agent.watch:
-        config.route(watch.route)
+        live = config.route(watch.route).live
+        if live and watch.clean and not live.then:
+            raise ConfigError(
+                f"{config.file}: agent.watch {watch.path}: clean = true needs a receipt, and live mode gives none; name the route"
+                f" that sends the closed session into a repository in routes.{watch.route}.live.then"
+            )
+        if live and watch.marker:
+            raise ConfigError(
+                f"{config.file}: agent.watch {watch.path}: the marker of live mode is named in routes.{watch.route}.live"
+            )
     for name, inbox in config.inboxes.items():
         if inbox.bare_route and inbox.bare_route not in config.routes:
             raise ConfigError(
@@ -363,6 +399,19 @@ def _checked(config: Config) -> Config:
                 f"{nearest(inbox.bare_route, config.routes)}"
             )
     return config
+
+
+def _refuse_odd_live(config: Config, name: str, route: RouteConfig) -> None:
+    """Where a closed session goes on to must be another, ordinary route."""
+    if route.live is None or not route.live.then:
+        return
+    then = config.routes.get(route.live.then)
+    if then is None or then.live is not None:
+        why = "is not defined" if then is None else "is live itself; an ordinary route is needed"
+        raise ConfigError(
+            f"{config.file}: routes.{name}.live.then = {route.live.then!r} {why}"
+            f"{nearest(route.live.then, config.routes) if then is None else ''}"
+        )
 
 
 def _messages(exc: BaseException, where: str) -> list[str]:
