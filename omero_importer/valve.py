@@ -31,6 +31,7 @@ _FLOOR_S = 0.5
 """A database that answers this fast is not in trouble, however fast it was before."""
 _STRIKES = 2
 """One slow answer may be chance."""
+_TOLD_S = 1.0
 
 
 class Valve:
@@ -43,6 +44,7 @@ class Valve:
         self._lock = FileLock(home / FOLDER / f".{stem}.lock")
         self._passage = FileLock(home / FOLDER / f".{stem}.passage")
         self._threads = threading.Lock()
+        self._told_slot = float("-inf")
 
     def __repr__(self) -> str:
         return f"Valve({self.name!r}, {self.state().position(self._clock())})"
@@ -62,10 +64,10 @@ class Valve:
                 next_command="lading status",
             )
 
-    def close(self, reason: str) -> None:
-        """Trouble: close, longer than last time if that was not long ago."""
+    def close(self, reason: str, cause: str = "") -> None:
+        """Trouble: close, longer than last time if that was not long ago. `cause`: the reason in one word, for the figures."""
         with self._changing() as change:
-            change(lambda state: self._closed(state, reason))
+            change(lambda state: self._closed(state, reason, cause))
 
     def saw_database(self, seconds: float) -> None:
         """How long a query took; learns what is usual."""
@@ -76,29 +78,28 @@ class Valve:
             too_slow = seconds > limit or seconds > max(_FLOOR_S, usual * self._settings.database_factor)
             if not too_slow:
                 learnt = usual + _LEARNT * (seconds - usual)
-                change(lambda state: replace(state, usual=learnt, slow=0))
+                change(lambda state: replace(state, usual=learnt, slow=0, database=seconds))
             elif state.slow + 1 < _STRIKES:
-                change(lambda state: replace(state, slow=state.slow + 1))
+                change(lambda state: replace(state, slow=state.slow + 1, database=seconds))
             else:
-                change(
-                    lambda state: self._closed(
-                        state, f"its database took {seconds:.1f} s to answer (usual: {usual * 1000:.0f} ms)"
-                    )
-                )
+                reason = f"its database took {seconds:.1f} s to answer (usual: {usual * 1000:.0f} ms)"
+                change(lambda state: self._closed(replace(state, database=seconds), reason, "database"))
 
     def saw_free(self, kilobytes: int) -> None:
         """How much room the server's disk has."""
         free = kilobytes / 1_000_000
-        if free < self._settings.free_gb:
-            self.close(f"only {free:.1f} GB of its disk are free (valve.free_gb = {self._settings.free_gb:g})")
+        reason = f"only {free:.1f} GB of its disk are free (valve.free_gb = {self._settings.free_gb:g})"
+        with self._changing() as change:
+            seen = replace(self.state(), free=kilobytes * 1000.0)
+            change(lambda _: self._closed(seen, reason, "disk") if free < self._settings.free_gb else seen)
 
     def saw_back_off(self, seconds: float) -> None:
         """The server stayed busy however long we waited; it asked us to stay away for so long."""
-        self.close(f"it is busy and stays so; it asks us to stay away for {seconds:.1f} s")
+        self.close(f"it is busy and stays so; it asks us to stay away for {seconds:.1f} s", "busy")
 
     def saw_no_room(self, words: str) -> None:
         """The server could not write what we sent."""
-        self.close(f"it could not write to its disk: {' '.join(words.split())[:200]}")
+        self.close(f"it could not write to its disk: {' '.join(words.split())[:200]}", "write")
 
     @contextmanager
     def import_under_way(self, *, patience: float = 0.0) -> Iterator[None]:
@@ -127,13 +128,15 @@ class Valve:
         """Around `verifyUpload`: closes the valve as soon as it takes too long, and not only when it has come back."""
         wait = self._settings.verify_wait
         reason = f"an import waited longer than {wait:g} s for one of its background slots"
-        timer = threading.Timer(wait, self.close, (reason,))
+        timer = threading.Timer(wait, self.close, (reason, "slot"))
         timer.daemon = True
         timer.start()
+        begun = time.monotonic()
         try:
             yield
         finally:
             timer.cancel()
+            self._saw_slot(time.monotonic() - begun)
 
     def _wait_until_open(self, patience: float) -> None:
         until = time.monotonic() + patience
@@ -147,14 +150,31 @@ class Valve:
                 lambda state: replace(state, calm=max(0, state.calm - 1), pause=state.pause if state.calm > 1 else 0.0)
             )
 
-    def _closed(self, state: ValveState, reason: str) -> ValveState:
+    def _saw_slot(self, seconds: float) -> None:
+        """How long an import waited for a background slot: for the figures, so not for each of a thousand quick ones."""
+        with self._threads:
+            due = seconds >= _TOLD_S or time.monotonic() - self._told_slot >= _TOLD_S
+            if due:
+                self._told_slot = time.monotonic()
+        if due:
+            with self._changing() as change:
+                change(lambda state: replace(state, verify=seconds))
+
+    def _closed(self, state: ValveState, reason: str, cause: str) -> ValveState:
         now = self._clock()
         if now < state.until:
-            return replace(state, reason=reason, slow=0)  # it is one and the same trouble
+            return replace(state, reason=reason, cause=cause, slow=0)  # it is one and the same trouble
         longer = state.pause * 2 if state.calm else 0.0
         pause = min(max(longer, self._settings.first_pause), self._settings.longest_pause)
         return replace(
-            state, until=now + pause, pause=pause, calm=self._settings.calm, slow=0, reason=reason, since=now
+            state,
+            until=now + pause,
+            pause=pause,
+            calm=self._settings.calm,
+            slow=0,
+            reason=reason,
+            cause=cause,
+            since=now,
         )
 
     @contextmanager

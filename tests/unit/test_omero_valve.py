@@ -165,8 +165,8 @@ def test_waiting_for_a_background_slot_closes_it_while_the_wait_lasts(tmp_path: 
     closed = threading.Event()
 
     class Watched(Valve):
-        def close(self, reason: str) -> None:
-            super().close(reason)
+        def close(self, reason: str, cause: str = "") -> None:
+            super().close(reason, cause)
             closed.set()
 
     valve = Watched(tmp_path, "omero", SETTINGS, clock=clock)
