@@ -20,28 +20,37 @@ _BLOCK = 1 << 17
 class Faults:
     """What goes wrong; may be changed at any time. Counts are bytes from client to server over all connections.
 
-    cut_at: reset every connection, once, when so many bytes went by. flip_at: invert one bit pattern in that byte, once.
-    stall: hand nothing on. refuse: reset new connections. bytes_per_second: how fast, 0 is no limit.
+    cut_at: reset every connection, once, when so many bytes went by. lose_at: then the server's side of every connection is
+    reset, and the client hears nothing of it (a half-open line); new connections work. flip_at: invert one bit pattern in that
+    byte, once. stall: hand nothing on. refuse: reset new connections. bytes_per_second: how fast, 0 is no limit.
     """
 
     cut_at: int | None = None
     flip_at: int | None = None
+    lose_at: int | None = None
     stall: bool = False
     refuse: bool = False
     bytes_per_second: int = 0
 
 
 class FaultProxy:
-    """Listens on 127.0.0.1 (`port`) and connects to `target`. A context manager."""
+    """Listens on 127.0.0.1 (`port`) and connects to `target`. A context manager.
+
+    `passed` and `returned` count the bytes from the clients and from the servers.
+    """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.target = target
         self.faults = Faults()
         self.port = 0
         self.passed = 0
+        self.returned = 0
         self.cuts = 0
         self._more: list[asyncio.Server] = []
         self._live: set[asyncio.StreamWriter] = set()
+        self._lost: set[asyncio.StreamWriter] = set()
+        self._never = asyncio.Event()
+        self._up: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._main, daemon=True, name="fault-proxy")
         self._ready = threading.Event()
@@ -104,6 +113,7 @@ class FaultProxy:
             _reset(writer)
             return
         self._live |= {writer, up_writer}
+        self._up.add(up_writer)
         await asyncio.gather(
             self._pump(reader, up_writer, is_up=True),
             self._pump(up_reader, writer, is_up=False),
@@ -111,24 +121,28 @@ class FaultProxy:
         )
         for one in (writer, up_writer):
             self._live.discard(one)
+            self._up.discard(one)
             one.close()
+
+    def _lose_all(self) -> None:
+        """Every line to a server is reset; whoever pumps into or out of it stands still until the proxy ends."""
+        self._lost |= self._live
+        for writer in self._live:
+            if writer in self._up:
+                _reset(writer)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_up: bool) -> None:
         while True:
-            try:
-                data = await reader.read(_BLOCK)
-            except OSError:
-                data = b""
+            data = await _next(reader)
+            await self._held_up(data, writer, is_up=is_up)
             if not data:
                 with contextlib.suppress(OSError, RuntimeError):
                     writer.write_eof()
                 return
-            while self.faults.stall:
-                await asyncio.sleep(0.02)
-            if self.faults.bytes_per_second:
-                await asyncio.sleep(len(data) / self.faults.bytes_per_second)
             if is_up:
                 data = self._tampered(data)
+            else:
+                self.returned += len(data)
             if is_up and self.faults.cut_at is not None and self.passed >= self.faults.cut_at:
                 self.faults.cut_at = None
                 self._cut_all()
@@ -139,6 +153,17 @@ class FaultProxy:
             except OSError:
                 return
 
+    async def _held_up(self, data: bytes, writer: asyncio.StreamWriter, *, is_up: bool) -> None:
+        if is_up and self.faults.lose_at is not None and self.passed >= self.faults.lose_at:
+            self.faults.lose_at = None
+            self._lose_all()
+        if writer in self._lost:
+            await self._never.wait()
+        while data and self.faults.stall:
+            await asyncio.sleep(0.02)
+        if self.faults.bytes_per_second:
+            await asyncio.sleep(len(data) / self.faults.bytes_per_second)
+
     def _tampered(self, data: bytes) -> bytes:
         at = self.faults.flip_at
         if at is not None and self.passed <= at < self.passed + len(data):
@@ -147,6 +172,13 @@ class FaultProxy:
             data = data[:index] + bytes([data[index] ^ 0xFF]) + data[index + 1 :]
         self.passed += len(data)
         return data
+
+
+async def _next(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read(_BLOCK)
+    except OSError:
+        return b""
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -17,24 +18,43 @@ from lading.testing import trees
 from lading.testing.carrying import Errand
 from lading.testing.faultproxy import FaultProxy
 
+NOT_APPLICABLE = "does not apply: "
+"""How the reason of a skip begins when a transport cannot have the case; any other skip is a question for this machine."""
+
+
+def does_not_apply(reason: str) -> NoReturn:
+    """End a test that a transport cannot have; `lading.testing.transport_counts` counts it apart from other skips."""
+    pytest.skip(NOT_APPLICABLE + reason)
+
+
+def not_for(reason: str) -> pytest.MarkDecorator:
+    """The same as a mark, for a test that a class overrides."""
+    return pytest.mark.skip(reason=NOT_APPLICABLE + reason)
+
 
 @dataclass(frozen=True)
 class Site:
     """How the suite gets at a transport.
 
     `factory`: "module:Class.from_settings", also found from another process. `reach(folder)`: settings that reach an inbox at
-    `folder`. `denied`, `unreachable`: by reason, changes to the settings that make the server refuse us, or be absent.
+    `folder`. `denied`, `unreachable`: by reason, changes to the settings that make the server refuse us, or be absent;
+    `untrusted`: that make it somebody whom we do not trust (another CA, another host key).
     `server`: host and port that a proxy may stand in front of; `through(proxy)`: changes to the settings that go through it,
-    with a time-out of a few seconds. `secrets`: texts that must never be shown.
+    with a time-out of a few seconds. `secrets`: texts that must never be shown. `stricter`: by the reason for it, the nasty names
+    that the transport refuses although this very server would keep them as they are. `loses`: by reason, names that only this
+    server loses, and not what it stands for; they are left out of the nasty source.
     """
 
     factory: str
     reach: Callable[[Path], Settings]
     denied: Mapping[str, Settings] = field(default_factory=dict)
     unreachable: Mapping[str, Settings] = field(default_factory=dict)
+    untrusted: Mapping[str, Settings] = field(default_factory=dict)
     server: tuple[str, int] | None = None
     through: Callable[[FaultProxy], Settings] | None = None
     secrets: tuple[str, ...] = ()
+    stricter: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
+    loses: Mapping[str, Callable[[str], bool]] = field(default_factory=dict)
 
 
 class Desk:
@@ -155,6 +175,6 @@ def command_lines() -> list[str]:
 def proxied(site: Site) -> Iterator[tuple[FaultProxy, Settings]]:
     """A proxy before the site's server, and the changes to the settings that go through it; skips where there is none."""
     if site.server is None or site.through is None:
-        pytest.skip("nothing goes over a network")
+        does_not_apply("nothing goes over a network that a proxy could stand in")
     with FaultProxy(site.server) as proxy:
         yield proxy, site.through(proxy)

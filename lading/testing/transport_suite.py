@@ -11,27 +11,24 @@ The suite looks at the inbox with its own eyes: the inbox must be a folder that 
 
 import contextlib
 import os
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from lading.delivery import Receipt, Stage
-from lading.errors import AccessDenied, Corrupted, LadingError, OutOfSpace, SourceChanged, Unreachable
+from lading.errors import AccessDenied, Corrupted, LadingError, OutOfSpace, Rejected, SourceChanged, Unreachable
 from lading.inbox import Inbox, InboxLimits
-from lading.manifest import NameLimits
-from lading.ports import NoProgress
 from lading.seal import PAPERS, is_sealed
 from lading.testing import trees
-from lading.testing.carrying import LABELS, Errand
+from lading.testing.carrying import LABELS
+from lading.testing.expecting import SOON_S, AtFirst, Told, calls_of, failure_of, raises_soon, receipt_for
+from lading.testing.naming import kept_by_the_server, refused_by
 from lading.testing.site import (
     Desk,
     Site,
     command_lines,
+    does_not_apply,
     flip_a_byte,
     inodes,
     proxied,
@@ -40,9 +37,6 @@ from lading.testing.site import (
     small_disk,
     watch_until,
 )
-
-SOON_S = 20.0
-"""How long a transport may take to notice a dead host or a refused key, with the settings of a site."""
 
 
 class TransportSuite:
@@ -73,16 +67,38 @@ class TransportSuite:
         assert all((slot / name).read_bytes() == Path(errand.papers, name).read_bytes() for name in PAPERS)
         assert desk.inbox.accept(errand.slot.delivery).delivery.labels == LABELS
 
-    def test_nasty_names_arrive_as_they_are(self, desk: Desk) -> None:
+    def test_every_nasty_name_that_is_not_refused_arrives_as_it_is(self, desk: Desk, site: Site) -> None:
         source = trees.nasty_tree(desk.folder / "nasty")
         errand = desk.errand(source)
-        if errand.transport().traits.names is not NameLimits.POSIX:
-            pytest.skip("the transport says that its target refuses such names")
+        lost = {path for path in trees.look(source) if any(loses(path) for loses in site.loses.values())}
+        for path in refused_by(errand.transport().traits.names, trees.look(source)) | lost:
+            (source / path).unlink()
 
         errand.sealed().carry()
 
         assert trees.look(desk.data(errand)) == trees.look(source)
         assert desk.inbox.accept(errand.slot.delivery).delivery.files == len(trees.look(source))
+
+    def test_names_that_the_target_cannot_hold_are_refused_before_anything_is_sent(self, desk: Desk) -> None:
+        source = trees.nasty_tree(desk.folder / "nasty")
+        errand = desk.errand(source).sealed()
+        refused = refused_by(errand.transport().traits.names, trees.look(source))
+        if not refused:
+            does_not_apply("the target takes every name that a POSIX disk takes")
+
+        with pytest.raises(Rejected) as caught:
+            errand.carry()
+
+        assert {finding.path for finding in caught.value.findings if finding.path in trees.look(source)} <= refused
+        assert any(finding.path in refused for finding in caught.value.findings)
+        assert all(finding.hint for finding in caught.value.findings)
+        assert not desk.data(errand).exists()
+
+    def test_no_name_is_refused_that_the_server_would_keep(self, desk: Desk, site: Site) -> None:
+        kept = kept_by_the_server(desk, desk.errand(desk.plain()))
+
+        allowed = frozenset[bytes]().union(*site.stricter.values())
+        assert kept == allowed, "the table of names is wrong, or `stricter` of the site"
 
     def test_times_arrive(self, desk: Desk) -> None:
         source = desk.plain()
@@ -90,7 +106,7 @@ class TransportSuite:
             os.utime(path, ns=(0, 1_000_000_000_123_456_789 + number * 86_400_000_000_000))
         errand = desk.errand(source).sealed()
         if not errand.transport().traits.keeps_mtime:
-            pytest.skip("the transport says that it keeps no times")
+            does_not_apply("it keeps no times, and says so")
 
         errand.carry()
 
@@ -129,7 +145,7 @@ class TransportSuite:
     def test_progress_adds_up(self, desk: Desk) -> None:
         source = desk.plain()
         errand = desk.errand(source).sealed()
-        told = _Told()
+        told = Told()
 
         errand.transport().carry(errand.cargo(), errand.slot, errand.journal, told)
 
@@ -238,6 +254,25 @@ class TransportSuite:
 
         assert not desk.is_sealed(errand)
 
+    def test_a_source_that_changes_under_way_never_becomes_another_delivery(self, desk: Desk) -> None:
+        source = desk.plain(files=40, size=100_000)
+        errand = desk.errand(source).sealed()
+        listed = trees.look(source)
+        one, two = sorted(path for path in source.rglob("*") if path.is_file())[-2:]
+
+        def spoil() -> None:
+            two.unlink()
+            with one.open("ab") as out:
+                out.write(b"more")
+
+        transport, cargo = errand.transport(), errand.cargo()
+        failure = failure_of(lambda: transport.carry(cargo, errand.slot, errand.journal, AtFirst(spoil)))
+
+        assert failure is None or (isinstance(failure, SourceChanged) and not desk.is_sealed(errand)), failure
+        if failure is None:  # the two had left before
+            with contextlib.suppress(Corrupted):
+                assert trees.look(desk.inbox.accept(errand.slot.delivery).root) == listed
+
     def test_a_change_that_keeps_size_and_time_never_becomes_a_delivery(self, desk: Desk) -> None:
         source = desk.plain()
         errand = desk.errand(source).sealed()
@@ -282,17 +317,27 @@ class TransportSuite:
 
     def test_whoever_is_refused_hears_access_denied_soon(self, desk: Desk, site: Site) -> None:
         if not site.denied:
-            pytest.skip("no credentials to be wrong")
+            does_not_apply("there are no credentials to be wrong")
         for reason, change in site.denied.items():
-            for call in _calls(desk.errand(desk.plain(), change).sealed()):
-                _raises_soon(AccessDenied, reason, call, site.secrets)
+            for call in calls_of(desk.errand(desk.plain(), change).sealed()):
+                raises_soon(AccessDenied, reason, call, site.secrets)
+
+    def test_a_server_that_cannot_prove_who_it_is_gets_nothing(self, desk: Desk, site: Site) -> None:
+        if not site.untrusted:
+            does_not_apply("no server has to prove who it is")
+        for reason, change in site.untrusted.items():
+            for call in calls_of(desk.errand(desk.plain(), change).sealed()):
+                told = raises_soon(AccessDenied, reason, call, site.secrets)
+                words = f"{told.message} {told.next_command}".lower()
+                assert not [word for word in ("insecure", "skip", "ignore", "disable", "no-verify") if word in words]
+        assert not list((desk.inbox.root / ".lading" / "incoming").iterdir())
 
     def test_a_dead_host_is_unreachable_soon(self, desk: Desk, site: Site) -> None:
         if not site.unreachable:
-            pytest.skip("no host to be dead")
+            does_not_apply("there is no host to be dead")
         for reason, change in site.unreachable.items():
-            for call in _calls(desk.errand(desk.plain(), change).sealed()):
-                _raises_soon(Unreachable, reason, call, site.secrets)
+            for call in calls_of(desk.errand(desk.plain(), change).sealed()):
+                raises_soon(Unreachable, reason, call, site.secrets)
 
     def test_a_full_disk_is_out_of_space_with_figures_and_can_be_cured(self, desk: Desk) -> None:
         with small_disk(desk.folder / "small", "8m") as disk:
@@ -342,13 +387,30 @@ class TransportSuite:
             if errand.transport().traits.resumes:
                 assert proxy.passed - before < 25_000_000, "the part that had arrived was sent again"
 
+    def test_a_line_that_only_we_still_believe_in_is_given_up_and_can_be_finished(self, desk: Desk, site: Site) -> None:
+        with proxied(site) as (proxy, changes):
+            source = desk.plain(files=2)
+            trees.write(source, {"large": trees.noise(3, 30_000_000)})
+            errand = desk.errand(source, changes).sealed()
+            proxy.faults.lose_at = 15_000_000
+
+            start = time.monotonic()
+            failure = failure_of(errand.carry)
+            assert time.monotonic() - start < 2 * SOON_S
+            assert failure is None or (isinstance(failure, Unreachable) and not desk.is_sealed(errand)), failure
+            settle(desk.inbox.root / errand.slot.path)
+            errand.carry()
+
+            assert trees.look(desk.data(errand)) == trees.look(source)
+            desk.inbox.accept(errand.slot.delivery)
+
     def test_a_byte_flipped_on_the_way_does_no_harm(self, desk: Desk, site: Site) -> None:
         with proxied(site) as (proxy, changes):
             source = desk.plain(files=4, size=1_000_000)
             errand = desk.errand(source, changes).sealed()
             proxy.faults.flip_at = 2_000_000
 
-            failure = _failure_of(errand.carry)
+            failure = failure_of(errand.carry)
             assert failure is None or (failure.retried and not desk.is_sealed(errand))
             settle(desk.inbox.root / errand.slot.path)
             errand.carry()
@@ -361,7 +423,7 @@ class TransportSuite:
             errand = desk.errand(desk.plain(), changes).sealed()
             proxy.faults.stall = True
 
-            _raises_soon(Unreachable, "stalled", errand.carry, site.secrets)
+            raises_soon(Unreachable, "stalled", errand.carry, site.secrets)
 
             proxy.faults.stall = False
 
@@ -395,7 +457,7 @@ class TransportSuite:
         transport = errand.transport()
 
         assert transport.fetch_receipt(errand.slot.delivery) is None
-        written = desk.inbox.write_receipt(_receipt(errand), [], b"a key of the server")
+        written = desk.inbox.write_receipt(receipt_for(errand), [], b"a key of the server")
 
         assert transport.fetch_receipt(errand.slot.delivery) == written
 
@@ -420,58 +482,3 @@ class TransportSuite:
 
         for secret in site.secrets:
             assert not [text for text in shown if secret in text]
-
-
-class _Told:
-    """Adds up what it is told."""
-
-    def __init__(self) -> None:
-        self.files = self.bytes = 0
-        self._lock = threading.Lock()
-
-    def advance(self, *, files: int = 0, bytes: int = 0) -> None:  # noqa: A002
-        with self._lock:
-            self.files += files
-            self.bytes += bytes
-
-
-def _calls(errand: Errand) -> list[Callable[[], object]]:
-    transport = errand.transport()
-    return [
-        transport.probe,
-        lambda: transport.carry(errand.cargo(), errand.slot, errand.journal, NoProgress()),
-        lambda: transport.fetch_receipt(errand.slot.delivery),
-    ]
-
-
-def _raises_soon(kind: type[LadingError], reason: str, call: Callable[[], object], secrets: tuple[str, ...]) -> None:
-    start = time.monotonic()
-    with pytest.raises(kind) as caught:
-        call()
-    assert time.monotonic() - start < SOON_S, reason
-    assert not [secret for secret in secrets if secret in str(caught.value)]
-
-
-def _failure_of(call: Callable[[], object]) -> LadingError | None:
-    try:
-        call()
-    except LadingError as exc:
-        return exc
-    return None
-
-
-def _receipt(errand: Errand) -> Receipt:
-    return Receipt(
-        delivery=errand.slot.delivery,
-        route="test",
-        labels=LABELS,
-        stage=Stage.VERIFIED,
-        digest="0" * 64,
-        files=12,
-        bytes=34,
-        counts={"verified": 12},
-        repository={"kind": "test"},
-        findings=(),
-        files_digest="0" * 64,
-        at=datetime.now(UTC).replace(microsecond=0),
-    )

@@ -76,6 +76,8 @@ class TestRsyncOverSsh(TransportSuite):
                 },
                 denied={
                     "a key that the server does not know": {"identity": str(stranger)},
+                },
+                untrusted={
                     "a host key that is not the one we know": {"known_hosts": str(wrong_host)},
                     "a host that we do not know": {"known_hosts": str(nobody)},
                 },

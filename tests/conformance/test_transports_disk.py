@@ -3,7 +3,8 @@
 import pytest
 
 from lading.testing.loop_disks import loop_disk, missing_for, name_it
-from lading.testing.transport_suite import Desk, Site, TransportSuite
+from lading.testing.site import Desk, Site, not_for
+from lading.testing.transport_suite import TransportSuite
 
 VOLUME = "0123456789abcdef"
 
@@ -46,7 +47,7 @@ class OnARealDisk(TransportSuite):
         with loop_disk(tmp_path / "images", self.kind, megabytes=300, point=folder / "inbox"):
             yield Desk(folder, site)
 
-    @pytest.mark.skip(reason="4 GiB are written to the folder of TestDisk; an image of that size is not worth its time")
+    @not_for("4 GiB are written to the folder of TestDisk; an image of that size is not worth its time")
     def test_a_file_over_4_gib_arrives(self):
         """See TestDisk."""
 
@@ -63,17 +64,15 @@ class TestDiskWithExt4(OnARealDisk):
 class TestDiskWithExFat(OnARealDisk):
     kind = "exfat"
 
-    @pytest.mark.skip(reason="exFAT has no links")
+    @not_for("exFAT has no links")
     def test_a_link_in_the_slot_is_not_followed(self):
         """See the others."""
 
-    @pytest.mark.skip(reason="exFAT refuses the name with a newline that this test writes into the slot")
+    @not_for("exFAT refuses the name with a newline that this test writes into the slot")
     def test_what_an_earlier_attempt_left_does_not_stay(self):
         """See the others."""
 
-    @pytest.mark.skip(
-        reason="an inbox that is served keeps a stub by a hard link, which exFAT has not; a disk is a waypoint"
-    )
+    @not_for("an inbox that is served keeps a stub by a hard link, which exFAT has not; a disk is a waypoint")
     def test_a_delivery_that_the_inbox_took_is_left_alone(self):
         """See the others, and test_disk.py for what a fetch takes."""
 

@@ -29,7 +29,8 @@ def _site(server, tls, folder, denied, **settings):
             "timeout": 20,
             **settings,
         },
-        denied={"a CA that did not sign the certificate": {"ca": str(tls.other_ca)}, **denied},
+        denied=denied,
+        untrusted={"a CA that did not sign the certificate": {"ca": str(tls.other_ca)}},
         unreachable={"nobody listens": {"url": f"ftps://127.0.0.1:{free_port()}/desk/inbox"}},
         server=("127.0.0.1", server.port),
         # Only a site's own inbox is ever reached through a proxy.
@@ -65,6 +66,8 @@ class TestFtpsInShort:
     test_only_the_damaged_file_is_sent_again = TransportSuite.test_only_the_damaged_file_is_sent_again
     test_a_cut_connection_can_be_finished = TransportSuite.test_a_cut_connection_is_unreachable_and_can_be_finished
     test_a_stalled_line_is_unreachable = TransportSuite.test_a_stalled_line_is_unreachable
+    test_the_wrong_ca = TransportSuite.test_a_server_that_cannot_prove_who_it_is_gets_nothing
+    test_a_half_open_line = TransportSuite.test_a_line_that_only_we_still_believe_in_is_given_up_and_can_be_finished
     test_access_denied_soon = TransportSuite.test_whoever_is_refused_hears_access_denied_soon
 
 

@@ -82,7 +82,7 @@ class TestRsyncDaemonInTls(TransportSuite):
                     "ca_file": str(tmp_path / "ca.pem"),
                     "server_name": "staging.example",
                 },
-                denied={
+                untrusted={
                     "a CA that we do not trust": {"ca_file": str(tmp_path / "foreign.pem")},
                     "a certificate of another host": {"server_name": "other.example"},
                 },

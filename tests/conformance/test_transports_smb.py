@@ -52,6 +52,7 @@ class TestSmbInShort:
     test_only_the_damaged_file_is_sent_again = TransportSuite.test_only_the_damaged_file_is_sent_again
     test_a_cut_connection_can_be_finished = TransportSuite.test_a_cut_connection_is_unreachable_and_can_be_finished
     test_a_stalled_line_is_unreachable = TransportSuite.test_a_stalled_line_is_unreachable
+    test_a_half_open_line = TransportSuite.test_a_line_that_only_we_still_believe_in_is_given_up_and_can_be_finished
     test_access_denied_soon = TransportSuite.test_whoever_is_refused_hears_access_denied_soon
 
 

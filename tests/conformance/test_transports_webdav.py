@@ -36,6 +36,8 @@ def _site(running, tls, folder, **settings):
         reach,
         denied={
             "a wrong password": {"password": f"file:{running.wrong_password_file}"},
+        },
+        untrusted={
             "a CA that did not sign the certificate": {"ca": str(tls.other_ca)},
         },
         unreachable={"nobody listens": {"url": at(free_port())}},
