@@ -156,7 +156,7 @@ class Rsync:
                 if on_line:
                     on_line(line)
                 watch.look()
-            code = child.wait()
+            code = _exit_code(child, threads[-1], self._grace)
             feeder.over.set()
             for thread in threads:
                 thread.join(self._grace)
@@ -168,7 +168,8 @@ class Rsync:
             feeder.over.set()
             for thread in threads:
                 thread.join(self._grace)
-            for pipe in (child.stdout, child.stderr):
+            # An ssh that serves several may hold the pipe as long as it believes in a dead line: it is left to its listener then.
+            for pipe in (child.stdout, *(() if any(thread.is_alive() for thread in threads) else (child.stderr,))):
                 if pipe:
                     pipe.close()
 
@@ -280,6 +281,20 @@ def _lines(child: "subprocess.Popen[bytes]") -> Iterator[bytes]:
         rest = rest[-65536:]
     if rest:
         yield rest
+
+
+def _exit_code(child: "subprocess.Popen[bytes]", listener: threading.Thread, grace: float) -> int:
+    """Wait for the end, then see that nothing of the child is left.
+
+    rsync gives up a line that is dead after its time-out; its ssh does not, and holds our pipe while it waits.
+    """
+    if sys.platform != "win32":
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        listener.join(grace)  # its last words, and those of ssh
+        if listener.is_alive():
+            # Not yet reaped, so the group's number is still ours and cannot hit a stranger.
+            _signal(child, signal.SIGKILL)
+    return child.wait()
 
 
 def _end(child: "subprocess.Popen[bytes]", grace: float) -> None:
