@@ -14,7 +14,7 @@ from dicom_importer.contents import Contents, File, Image, Other
 from dicom_importer.errors import SAFE
 from dicom_importer.ledger import Ledger
 from dicom_importer.node import COMMITMENT, STUDY_ROOT_GET, Node, NotOffered
-from dicom_importer.readback import ReadBack
+from dicom_importer.readback import IN_ONE_REQUEST, ReadBack
 from dicom_importer.sending import Sending, Tally, names
 from dicom_importer.settings import RepositorySettings, RouteSettings, repository_settings, route_settings
 from lading.delivery import FileOutcome, Outcome, Parcel
@@ -188,15 +188,20 @@ class DicomImporter:
             contents.note_there((sop for sop, _ in notes), there=was_taken)
 
     def _find(self, node: Node, contents: Contents) -> bool:
-        """Note what C-FIND shows. False where the node offers none."""
-        try:
-            with node.finder() as finder:
-                if finder is None:
-                    return False
-                for study, series in contents.series():
-                    contents.note_there(finder.images(study, series))
-        except NotOffered:
-            return False
+        """Note what C-FIND shows. False where the node offers none. Asked once more when the line breaks."""
+        for is_last in (False, True):
+            try:
+                with node.finder() as finder:
+                    if finder is None:
+                        return False
+                    for study, series in contents.series():
+                        contents.note_there(finder.images(study, series))
+                break
+            except NotOffered:
+                return False
+            except TargetUnavailable:
+                if is_last:
+                    raise
         return True
 
     def _ask(self, node: Node, contents: Contents, journal: Journal) -> str:
@@ -215,27 +220,46 @@ class DicomImporter:
     ) -> Iterator[tuple[Image, Outcome, str]]:
         """C-GET, again and again until everything came back, or nothing more has come for as long as `settle`."""
         back = ReadBack(node, parcel.root, contents, self._state / "dicom-scratch")
-        until, pause = time.monotonic() + self._settings.settle, _PAUSE_S
+        until, pause, is_last = time.monotonic() + self._settings.settle, _PAUSE_S, False
+        together = IN_ONE_REQUEST
         while True:
+            before = contents.unproven_count
             try:
-                for seen in back.seen():
+                for seen in back.seen(together):
                     contents.note_proven(seen.image.sop)
                     yield seen.image, seen.outcome, seen.how
             except NotOffered as exc:
-                if self._settings.proof != "auto":
-                    raise Refused(
-                        f"reading back from {node}: it offers no C-GET to us, and proof = 'read-back' wants it",
-                        safe=f"{SAFE} The node has taken the images.",
-                        next_command="allow C-GET on the node, or set proof = 'auto', then: lading retry",
-                    ) from exc
+                self._demand_auto(node, exc)
                 yield from self._present(node, parcel, contents, record)
                 return
-            if not contents.unproven_count or time.monotonic() >= until:
+            except TargetUnavailable:
+                came = before - contents.unproven_count
+                if is_last and not came:
+                    # Some nodes agree to C-GET and hang up when it is asked for. What is left then proves less.
+                    if self._settings.proof != "auto" or contents.unproven_count < contents.size[0]:
+                        raise
+                    node.echo()
+                    yield from self._present(node, parcel, contents, record)
+                    return
+                is_last = not came
+                continue
+            if not contents.unproven_count or (together == 1 and time.monotonic() >= until):
                 break
+            if together > 1:
+                together = 1  # a node may give nothing back where it lacks one of those that are asked for
+                continue
             time.sleep(min(pause, max(0.0, until - time.monotonic())))
             pause = min(pause * 2, _LONGEST_PAUSE_S)
         for image in contents.all_unproven():
             yield image, Outcome.MISSING, "the node does not give it back"
+
+    def _demand_auto(self, node: Node, exc: NotOffered) -> None:
+        if self._settings.proof != "auto":
+            raise Refused(
+                f"reading back from {node}: it offers no C-GET to us, and proof = 'read-back' wants it",
+                safe=f"{SAFE} The node has taken the images.",
+                next_command="allow C-GET on the node, or set proof = 'auto', then: lading retry",
+            ) from exc
 
     def _vouched_for(
         self, node: Node, parcel: Parcel, contents: Contents, record: ImportRecord

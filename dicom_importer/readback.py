@@ -29,7 +29,7 @@ from transport.dicom_commands import Broken, Message, WireError
 from transport.dicom_wire import Association, Proposal
 
 BYTES, CONTENT = "read-back", "read-back, all elements and pixel data"
-_IN_ONE_REQUEST = 64
+IN_ONE_REQUEST = 64
 _PENDING = 0xFF00
 _SOME_FAILED = 0xB000
 _NOT_OFFERED = (0x0112, 0x0122, 0x0124, 0x0211)
@@ -66,13 +66,13 @@ class ReadBack:
     contents: Contents
     scratch: Path
 
-    def seen(self) -> Iterator[Seen]:
-        """Each unproven image that comes back. Over several associations; order free.
+    def seen(self, together: int) -> Iterator[Seen]:
+        """Each unproven image that comes back, asked for so many `together`. Over several associations; order free.
 
         Raises TargetUnavailable, AccessDenied, and NotOffered when the node agreed to C-GET and does not do it.
         """
-        work = Shared(self._requests())
-        useful = min(self.node.settings.associations, self.contents.size[0] // _IN_ONE_REQUEST + 1)
+        work = Shared(self._requests(together))
+        useful = min(self.node.settings.associations, self.contents.unproven_count // together + 1)
         readers = [_Reader(self, work) for _ in range(useful)]
         found: queue.Queue[Seen | None] = queue.Queue(_AHEAD)
         stop = threading.Event()
@@ -94,13 +94,13 @@ class ReadBack:
             stop.set()
         _check(readers, is_done=work.is_exhausted)
 
-    def _requests(self) -> Iterator[Request]:
+    def _requests(self, together: int) -> Iterator[Request]:
         # One transfer syntax in an association: the node then has no choice in which to give an image back.
         for syntax in sorted({one[1] for one in self.contents.contexts()}):
             for study, series in self.contents.series(syntax=syntax):
                 images = self.contents.unproven(study, series, syntax)
-                for start in range(0, len(images), _IN_ONE_REQUEST):
-                    yield Request(study, series, syntax, tuple(images[start : start + _IN_ONE_REQUEST]))
+                for start in range(0, len(images), together):
+                    yield Request(study, series, syntax, tuple(images[start : start + together]))
 
 
 def _check(readers: "Sequence[_Reader]", *, is_done: bool) -> None:

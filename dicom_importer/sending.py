@@ -50,7 +50,14 @@ class Tally:
     def check(self, node: Node, delivery: str) -> None:
         """Raises what the sending came to: TargetUnavailable where later is better, Refused where a person must look."""
         if self.broken:
-            raise self.broken[0]
+            first = self.broken[0]
+            if not self.sent and isinstance(first, TargetUnavailable):
+                raise TargetUnavailable(
+                    f"{first.message}; it has taken nothing: does it allow AE title {node.settings.calling!r} to store?",
+                    safe=first.safe,
+                    next_command=first.next_command,
+                ) from first
+            raise first
         if self.postponed:
             path, words = self.later[0]
             raise TargetUnavailable(

@@ -1,6 +1,6 @@
 """One import from a shell, that dies where a test wants it: `python -m lading.testing.importing SPEC.json`.
 
-SPEC.json is an `Errand`. It dies by SIGKILL at its `die_at`-th request over HTTP or Ice, before the request leaves or after
+SPEC.json is an `Errand`. It dies by SIGKILL at its `die_at`-th request over HTTP, Ice or DICOM, before the request leaves or after
 the server answered and before the answer is read; with `die_at` 0 it lives.
 """
 
@@ -83,6 +83,9 @@ def _die(at: int, *, after_the_answer: bool) -> None:
     counted = _Counted(at, after_the_answer=after_the_answer)
     name = "getresponse" if after_the_answer else "putrequest"
     setattr(http.client.HTTPConnection, name, counted.around(getattr(http.client.HTTPConnection, name)))
+    if wire := sys.modules.get("transport.dicom_wire"):
+        name = "receive" if after_the_answer else "_write"
+        setattr(wire.Association, name, counted.around(getattr(wire.Association, name)))
     for module in [found for title, found in sys.modules.items() if title.split(".")[0] in ("omero", "Glacier2")]:
         for made in [value for value in vars(module).values() if isinstance(value, type)]:
             if made.__name__.endswith("Callback"):

@@ -14,13 +14,15 @@ from lading.testing.servers import free_port, server
 
 ORTHANC = "/usr/sbin/Orthanc"
 _FILTER = """
-lose = 0
 function ReceivedInstanceFilter(dicom, origin)
-  if lose > 0 then
-    lose = lose - 1
-    return false
-  end
-  return true
+  local file = io.open("{count}", "r")
+  local left = file and tonumber(file:read("*all")) or 0
+  if file then file:close() end
+  if left <= 0 then return true end
+  file = io.open("{count}", "w")
+  file:write(tostring(left - 1))
+  file:close()
+  return false
 end
 """
 
@@ -51,6 +53,10 @@ class Orthanc:
         """Where it keeps its files."""
         return self.folder / "storage"
 
+    @property
+    def _count(self) -> Path:
+        return self.folder / "lose"
+
     @contextlib.contextmanager
     def running(self) -> Iterator["Orthanc"]:
         """Listening, for as long as the block."""
@@ -64,7 +70,7 @@ class Orthanc:
         """Listen, with what it had."""
         self.storage.mkdir(parents=True, exist_ok=True)
         script, settings = self.folder / "filter.lua", self.folder / "orthanc.json"
-        script.write_text(_FILTER)
+        script.write_text(_FILTER.replace("{count}", str(self._count)))
         settings.write_text(json.dumps(self._settings(script)))
         self._stack = contextlib.ExitStack()
         # Its DICOM port opens after the other one.
@@ -83,7 +89,7 @@ class Orthanc:
 
     def lose(self, count: int) -> None:
         """The next `count` images are answered with success, and thrown away."""
-        self.ask("POST", "/tools/execute-script", f"lose = {count}")
+        self._count.write_text(str(count))
 
     def held(self) -> dict[str, str]:
         """SOPInstanceUID → SHA-256 of the data set, as it lies on its disk."""
@@ -136,8 +142,8 @@ class Orthanc:
             },
             "Plugins": [],
             "LuaScripts": [str(script)],
-            "ExecuteLuaEnabled": True,
             "OverwriteInstances": True,
+            "MaximumStorageCacheSize": 0,  # what it gives back comes from its disk
             "StableAge": 2,
             **self.more,
         }
