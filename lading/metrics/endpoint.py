@@ -26,7 +26,8 @@ from transport.logins import password
 PATH = "/metrics"
 _PATIENCE_S = 10.0
 _AT_ONCE = 8
-"""Requests; a further one is turned away at once. One scraper asks for one thing at a time."""
+"""Requests; a further one is turned away after a moment. One scraper asks for one thing at a time."""
+_MOMENT_S = 0.1
 _LEAST_TOKEN = 16
 _NEW_TOKEN = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"  # noqa: S105 - how to make one
 _log = structlog.get_logger("lading.metrics")
@@ -211,7 +212,7 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
     def process_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]  # typeshed: Any
         """In a thread, if there is room for one."""
-        if not self._room.acquire(blocking=False):
+        if not self._room.acquire(timeout=_MOMENT_S):
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
