@@ -10,6 +10,7 @@ import re
 
 import requests
 from requests import exceptions as http
+from urllib3 import exceptions as below
 from xnat import exceptions as xnatpy
 
 from lading.errors import (
@@ -49,6 +50,13 @@ EXCEPTIONS: tuple[tuple[type[BaseException], type[LadingError], str], ...] = (
     (http.StreamConsumedError, UnexpectedFault, "an answer was read twice"),
     (http.UnrewindableBodyError, UnexpectedFault, "a body cannot be sent again"),
     (http.RequestException, TargetUnavailable, "the request failed"),
+    (below.SSLError, AccessDenied, "the server's certificate was not accepted; set ca_bundle to the site's own CA"),
+    (below.NewConnectionError, TargetUnavailable, "the connection failed"),
+    (below.ConnectTimeoutError, TargetUnavailable, "no connection within the time allowed"),
+    (below.TimeoutError, TargetUnavailable, "no answer within the time allowed"),
+    (below.ProtocolError, TargetUnavailable, "the connection broke"),
+    (below.LocationValueError, ConfigError, "the repository's url is not one"),
+    (below.HTTPError, TargetUnavailable, "the request failed"),
     (xnatpy.XNATLoginFailedError, AccessDenied, "XNAT does not know this user and password"),
     (xnatpy.XNATExpiredCredentialsError, AccessDenied, "the password has expired"),
     (xnatpy.XNATAuthError, AccessDenied, "XNAT did not log us in"),

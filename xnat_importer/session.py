@@ -20,12 +20,14 @@ from urllib.parse import quote, unquote
 import requests
 import xnat
 from requests.auth import HTTPBasicAuth
+from urllib3.exceptions import HTTPError
 from xnat.exceptions import XNATError
 from xnat.session import BaseXNATSession
 
 from lading import __version__
 from lading.errors import AccessDenied, ConfigError, LadingError, TargetUnavailable
 from xnat_importer import credentials, errors
+from xnat_importer.interface import Interface
 from xnat_importer.settings import RepositorySettings
 
 Query = Iterable[tuple[str, str]]
@@ -34,7 +36,6 @@ Body = Callable[[], "bytes | IO[bytes]"]
 
 # Not browser-like: XNAT asks browsers for a CSRF token and answers them with login pages.
 _USER_AGENT = f"lading/{__version__} xnatpy/{xnat.__version__}"
-_POOL = 16
 _TOKEN = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 
@@ -140,17 +141,26 @@ class XnatSession:
 
     def _once(self, call: "_Call") -> requests.Response:
         interface = self._current(call.doing).interface
-        data = call.body() if call.body else None
+        url, timeout = (
+            f"{self.url}{call.path}",
+            (self._settings.connect_timeout, call.timeout or self._settings.read_timeout),
+        )
         self.requests += 1
+        if call.body is None and call.files is None and isinstance(interface, Interface):
+            try:
+                return interface.ask(call.method, url, query=list(call.query), timeout=timeout, stream=call.stream)
+            except (requests.RequestException, HTTPError) as exc:
+                raise errors.from_exception(exc, doing=call.doing, url=self.url) from exc
+        data = call.body() if call.body else None
         try:
             response: requests.Response = interface.request(
                 call.method,
-                f"{self.url}{call.path}",
+                url,
                 params=list(call.query),
                 data=data,
                 files=call.files() if call.files else None,
                 headers={"Content-Type": call.content_type} if call.content_type else None,
-                timeout=(self._settings.connect_timeout, call.timeout or self._settings.read_timeout),
+                timeout=timeout,
                 stream=call.stream,
             )
         except requests.RequestException as exc:
@@ -201,16 +211,10 @@ class XnatSession:
             self._session, self._process, self.user = session, os.getpid(), login.user.rpartition("/")[2]
             self.logins += 1
 
-    def _interface(self) -> requests.Session:
-        interface = _Interface()
-        interface.headers["User-Agent"] = _USER_AGENT
-        interface.verify = str(Path(self._settings.ca_bundle).expanduser()) if self._settings.ca_bundle else True
-        # Neither netrc nor the environment may slip in another login or switch certificates off.
-        interface.trust_env = False
-        adapter = requests.adapters.HTTPAdapter(pool_connections=2, pool_maxsize=_POOL)
-        interface.mount("https://", adapter)
-        interface.mount("http://", adapter)
-        return interface
+    def _interface(self) -> Interface:
+        return Interface(
+            _USER_AGENT, str(Path(self._settings.ca_bundle).expanduser()) if self._settings.ca_bundle else ""
+        )
 
     def _ask_for_session(self, interface: requests.Session, login: credentials.Credentials, doing: str) -> str:
         # Basic, once: it works for users, "provider/user" and alias tokens alike. Afterwards only the cookie travels.
@@ -266,14 +270,6 @@ class _Call:
     timeout: float = 0.0
     stream: bool = False
     believe_404: bool = False
-
-
-class _Interface(requests.Session):
-    """A requests session that follows no redirect: XNAT's say something (archived, log in), and are read by us."""
-
-    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - the library's name
-        """None: no redirect is followed."""
-        return None
 
 
 class _Silent(logging.Logger):

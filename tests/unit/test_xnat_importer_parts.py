@@ -8,9 +8,18 @@ import keyring.backend
 import pytest
 import requests
 from requests import exceptions as http
+from urllib3 import exceptions as below
 from xnat import exceptions as xnatpy
 
-from lading.errors import AccessDenied, ConfigError, LadingError, Refused, TargetMissing, TargetUnavailable
+from lading.errors import (
+    AccessDenied,
+    ConfigError,
+    LadingError,
+    Refused,
+    TargetMissing,
+    TargetUnavailable,
+    UnexpectedFault,
+)
 from lading.manifest import Entry
 from xnat_importer import credentials, errors
 from xnat_importer.resources import Place, assign
@@ -157,6 +166,12 @@ def test_every_exception_of_xnatpy_is_translated_to_something_else_than_itself()
     for foreign in _all(xnatpy, xnatpy.XNATError):
         bare = foreign.__new__(foreign)
         assert isinstance(errors.from_exception(bare, doing="asking", url=URL), LadingError)
+
+
+def test_every_exception_of_urllib3_is_translated_to_something_else_than_itself() -> None:
+    for foreign in _all(below, below.HTTPError):
+        bare = foreign.__new__(foreign)
+        assert type(errors.from_exception(bare, doing="asking", url=URL)) is not UnexpectedFault, foreign
 
 
 def test_the_table_never_hides_a_special_case_behind_a_general_one() -> None:
