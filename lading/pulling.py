@@ -1,10 +1,8 @@
 """Puts the fetcher of a route together from the settings: the other direction of `lading.assembly.make_transport`."""
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -18,7 +16,7 @@ from lading.inbox import Inbox
 from lading.ports import Settings
 from lading.registry import names, part
 from lading.reporters.office import Notice
-from transport.fetch_deadlines import DAY_S, Near
+from transport.fetch_deadlines import Near, notices
 from transport.fetching import FetchConfig, Fetcher, Fetching, Standing
 from transport.pacing import Pace, Unpaced
 from transport.remote import ConfiguredPlace, HandsOver, RemotePlace, StatefulPlace
@@ -89,10 +87,10 @@ def standings(config: Config) -> list[tuple[str, Standing]]:
     return [(route, found) for route in fetching_routes(config) for found in make_fetcher(config, route).standings()]
 
 
-def near_deadlines(config: Config) -> list[Near]:
+def near_deadlines(config: Config, *, early: bool = False) -> list[Near]:
     """Remote folders that their source will not keep much longer and no repository provably holds, the most urgent first.
 
-    `early` marks those whose warning begins within a day. From memory and receipts: no server is asked. A route whose inbox is
+    With `early` also the warnings that can wait for others. From memory and receipts: no server is asked. A route whose inbox is
     not there, or whose settings cannot be used, is left out: that is told elsewhere.
     """
     found: list[Near] = []
@@ -100,35 +98,14 @@ def near_deadlines(config: Config) -> list[Near]:
         if config.route(route).fetch.get("deadline_days"):
             with suppress(LadingError):
                 found += make_fetcher(config, route).near()
-    return sorted(found, key=lambda one: (one.due, one.route, one.folder))
-
-
-def deadline_sentence(one: Near, now: float) -> str:
-    """Such as "2026-03/DOE (aps): waiting; the source keeps it 2.5 days more"."""
-    left = (one.due - now) / DAY_S
-    when = f"the source keeps it {left:.1f} days more" if left > 0 else "the source may have removed it"
-    return f"{one.folder} ({one.route}): {one.state}; {when}"
+    return sorted(
+        (one for one in found if early or not one.early), key=lambda one: (one.due, one.route, one.folder, one.step)
+    )
 
 
 def deadline_notices(config: Config) -> list[Notice]:
-    """The same as lines of a report: one notice for each folder and each warning about it."""
-    now = time.time()
-    return [
-        Notice(
-            f"{_which(one)}/{one.step:g}",
-            text=deadline_sentence(replace(one, folder=f"a folder, delivery {one.delivery or 'none yet'}"), now),
-            quoted=deadline_sentence(one, now),
-            early=one.early,
-            next_command=f"lading fetch {one.route}",
-        )
-        for one in near_deadlines(config)
-    ]
-
-
-def _which(one: Near) -> str:
-    """A word for this folder, whatever it is called."""
-    said = f"{one.route}|{one.folder}|{one.first_seen}"
-    return hashlib.blake2b(said.encode("utf-8", "replace"), digest_size=12).hexdigest()
+    """The same as lines of a report."""
+    return notices(near_deadlines(config, early=True), time.time())
 
 
 def _place(kind: object, settings: Settings, where: str, home: Path) -> RemotePlace:

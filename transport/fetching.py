@@ -31,7 +31,7 @@ from lading.seal import MAX_SEAL_BYTES, is_sealed, label_findings, seal
 from lading.staging import sentinel
 from lading.template import Template
 from transport.bodies import SmallBody
-from transport.fetch_deadlines import DAY_S, Near, step_at, steps
+from transport.fetch_deadlines import DAY_S, Near, step_at, steps, warnings_at
 from transport.fetch_files import PROVEN, Bringing, bring_handed_over, hash_here
 from transport.fetch_ledger import Ledger, Progressing, Remembered, Row, changed
 from transport.fetch_look import Choice, HostileName, Look, chosen, folders_at, left_out, look_at, refused, walked
@@ -159,33 +159,30 @@ class Fetcher:
         with contextlib.closing(self._ledger()) as ledger:
             return [self._standing(folder) for folder in ledger.all()]
 
-    def near(self, ahead_s: float = DAY_S) -> list[Near]:
-        """What the source will not keep much longer and the repository does not hold; `early` what is so only in `ahead_s`."""
+    def near(self) -> list[Near]:
+        """What the source will not keep much longer and the repository does not hold; one for each warning that counts."""
         if not self._steps or not self._ledger_path.exists():
             return []
         now = self._clock()
         with contextlib.closing(self._ledger()) as ledger:
-            reached = [
-                folder
+            found = [
+                (folder, when)
                 for folder in ledger.all()
-                if step_at(self._due(folder) - now - ahead_s, self._steps) is not None and not self._is_safe(folder)
+                if (when := warnings_at(self._due(folder) - now, self._steps)) and not self._is_safe(folder)
             ]
-        return [self._near(folder, now, ahead_s) for folder in reached]
+        return [self._near(folder, step, early=early) for folder, when in found for step, early in when]
 
-    def _near(self, folder: Remembered, now: float, ahead_s: float) -> Near:
-        due = self._due(folder)
-        step, soon = step_at(due - now, self._steps), step_at(due - now - ahead_s, self._steps)
-        assert soon is not None  # noqa: S101 - it was chosen for that
+    def _near(self, folder: Remembered, step: float, *, early: bool) -> Near:
         return Near(
             self._setting.route,
             folder.path,
             self._setting.place.name,
             str(folder.state),
             folder.delivery,
-            due,
-            soon,
+            self._due(folder),
+            step,
             folder.first_seen,
-            early=step != soon,
+            early,
         )
 
     @property

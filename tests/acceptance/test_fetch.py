@@ -9,7 +9,8 @@ import pytest
 
 from lading.testing import trees
 from lading.testing.dicom import write_series
-from lading.testing.facility import Facility
+from lading.testing.facility import Facility, mail_tables
+from lading.testing.mailserver import MailServer
 from lading.testing.servers import Sshd, missing_for_sshd, sshd
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed (extra: sftp)")
@@ -84,6 +85,44 @@ def test_s21_a_partners_folder_is_fetched_and_verified_and_what_is_odd_is_told(m
     assert "fetched 2 of 2 remote folders" in words
     assert "conflict-copy, empty-file" in words
     assert len(os.listdir(session)) == 8, "the source is only read"
+
+
+@pytest.mark.slow
+def test_what_a_source_will_not_keep_much_longer_is_mailed_once_for_each_warning(
+    make_site, tmp_path, partner, mail: MailServer
+) -> None:
+    remote = tmp_path / "partner"
+    for name, days in (("MR1", 21.0), ("MR2", 19.2), ("MR3", 11.0)):  # MR2 is told of along with MR1
+        session = trees.write(remote / "DEMO" / "sub-001" / name, {"a.dat": name.encode()})
+        os.utime(session / "a.dat", (time.time() - days * 86400,) * 2)
+    site: Facility = make_site(
+        checks=_fetch_table(partner, remote, "quiet = 1000000\nevery = 1\ndeadline_days = 40"),
+        more=mail_tables(mail.port),
+    )
+    assert site.run("fetch", "mri").returncode == 7  # a first look; nothing is quiet for that long
+
+    site.start_server()
+    mail.wait_for(1, seconds=180)
+    site.stop("server")
+    half_way = site.ask("status")["fetch"]
+    # The clock of the source moves on: what had twenty days has two.
+    site.configure(
+        checks=_fetch_table(partner, remote, "quiet = 1000000\nevery = 1\ndeadline_days = 22.5"),
+        more=mail_tables(mail.port),
+    )
+    site.start_server()
+    mail.wait_for(2, seconds=180)
+    site.stop("server")
+    site.start_server()
+    site.until(lambda: site.ask("status")["fetch"] != [], seconds=60, why="the server is asked again")
+    time.sleep(5)  # for what must not come
+
+    first, second = [one.get_content() for one in mail.to("admin@example.org")]
+    assert [name in first for name in ("MR1", "MR2", "MR3")] == [True, True, False]
+    assert [name in second for name in ("MR1", "MR2", "MR3")] == [True, True, True]
+    assert "lading fetch mri" in first
+    assert "Subject" in mail.mails[0]
+    assert [folder["urgent"] for folder in half_way] == [True, False, False]
 
 
 def test_fetching_by_hand_waits_for_quiet_and_says_what_comes_next(tmp_path, partner) -> None:
