@@ -14,6 +14,7 @@ import attrs
 
 from lading.config import structure
 from lading.delivery import Cargo, DeliveryId, Receipt, Slot
+from lading.deposit import Deposit
 from lading.disk import read_small, write_durably
 from lading.errors import AccessDenied, ConfigError, OutOfSpace
 from lading.inbox import Inbox
@@ -21,6 +22,7 @@ from lading.manifest import Filtered, Manifest, NameLimits, make, survey
 from lading.ports import Journal, Plan, Progress, Settings, TransportTraits
 from lading.seal import MAX_SEAL_BYTES, PAPERS, SEAL_NAME, is_sealed, read_seal, seal
 from transport.copying import Carrier, Copier
+from transport.deposit_local import LocalDeposit
 from transport.foreign import TARGET, translating
 from transport.landing import Landing
 from transport.pacing import Pace, Unpaced
@@ -130,6 +132,10 @@ class LocalTransport:
         inbox = self._inbox()
         with translating(f"cannot read the receipt of {delivery} in {self._config.path}", TARGET):
             return inbox.read_receipt(delivery)
+
+    def deposit(self, folder: str) -> Deposit:
+        """See lading.deposit."""
+        return LocalDeposit(self._config.path, folder, self._inbox, self.traits.names, self._pace)
 
     def _inbox(self) -> Inbox:
         with translating(f"cannot open the inbox {self._config.path}", TARGET):

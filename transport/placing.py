@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
 from lading.delivery import Cargo, DeliveryId, Receipt, Slot
+from lading.deposit import Deposit
 from lading.errors import Corrupted, LadingError, OutOfSpace, SourceChanged, UnexpectedFault, Unreachable
 from lading.inbox import parse_receipt
 from lading.manifest import LIST_NAME, SUMS_NAME, Entry, Filtered, Manifest, survey
@@ -124,6 +125,12 @@ class PlacingTransport:
         """See the role."""
         content = self._asked(lambda files: small_file(files, f".lading/receipts/{delivery}.json", _MAX_RECEIPT))
         return None if content is None else parse_receipt(content)
+
+    def deposit(self, folder: str) -> Deposit:
+        """See lading.deposit."""
+        from transport.deposit_files import FilesDeposit  # noqa: PLC0415 - it is made of this module
+
+        return FilesDeposit(self._place, folder, self._pace)
 
     def _probe(self, files: RemoteFiles, needed_bytes: int) -> None:
         limits = read_sentinel(files, self._place.name).limits
@@ -270,7 +277,7 @@ class _Carrying:
             self._there = self._tidied(files, manifest)
         files.make_folders(self._slot.data)
         try:
-            with Crew(self._place, self._watch, self._bring_batch) as crew:
+            with Crew(self._place, self._watch, self._bring_batch, first=files) as crew:
                 self._goes_on = crew.goes_on
                 for batch in _batches(manifest):
                     crew.submit(batch)

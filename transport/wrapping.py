@@ -1,6 +1,7 @@
 """What every transport around a transport has in common: it hands on what it does not change."""
 
 from lading.delivery import Cargo, DeliveryId, Receipt, Slot
+from lading.deposit import Deposit, deposit_of
 from lading.ports import Journal, Plan, Progress, Transport, TransportTraits
 
 
@@ -33,3 +34,7 @@ class Wrapped:
     def fetch_receipt(self, delivery: DeliveryId) -> Receipt | None:
         """See the role."""
         return self._inner.fetch_receipt(delivery)
+
+    def deposit(self, folder: str) -> Deposit:
+        """That of the transport inside, at its pace; live mode tries again by itself. Raises ConfigError when it has none."""
+        return deposit_of(self._inner, folder)

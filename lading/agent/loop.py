@@ -9,9 +9,10 @@ from pathlib import Path
 import structlog
 
 from lading.agent import carrier, cleaner, receipts, taking
+from lading.agent.live import LiveAgent, split
 from lading.agent.locks import FileLock, held
 from lading.agent.outbox import Outbox
-from lading.agent.parts import AgentParts
+from lading.agent.parts import AgentParts, LiveParts
 from lading.agent.reporting import REPORT_EVERY_S, conditions, office
 from lading.agent.waking import Waker
 from lading.config import AgentConfig, Config, WatchConfig
@@ -76,10 +77,11 @@ class Agent:
 
     def work(self) -> None:
         """Run all threads until `stop`; then give carries under way a moment. Raises what stopped a thread, if one was."""
-        sources = self.parts.sources()
+        sources, live = self._sources()
         waker = Waker([watch for watch, _ in sources if watch.events])
         jobs: list[Callable[[], None]] = [lambda: self._scan(sources, waker), self._paperwork, self._report]
         jobs += [self._carry] * max(self.config.carriers, 1)
+        jobs += [live.work] if live else []
         # Daemons: a transport blocks for as long as the network pleases, and leaving it is safe at every line.
         threads = [threading.Thread(target=self._guarded, args=(job,), daemon=True) for job in jobs]
         with waker:
@@ -96,7 +98,9 @@ class Agent:
 
     def once(self) -> None:
         """One turn of everything, in this thread."""
-        sources = self.parts.sources()
+        sources, live = self._sources()
+        if live:
+            live.once()
         while not self.stop.is_set():
             pauses = [taking.scan(self.outbox, self.parts, watch, source) for watch, source in sources]
             soon = [pause for pause in pauses if pause is not None]
@@ -107,6 +111,12 @@ class Agent:
             pass
         self.ask_and_clean()
         self.tell()
+
+    def _sources(self) -> tuple[Sequence[tuple[WatchConfig, Source]], LiveAgent | None]:
+        ordinary, live = split(self.parts, self.parts.sources())
+        if not live or not isinstance(self.parts, LiveParts):
+            return ordinary, None
+        return ordinary, LiveAgent(self.outbox, self.parts, live, self.stop)
 
     def carry_next(self) -> bool:
         """Make one attempt at the most urgent delivery that nobody else works on. False when there is none."""

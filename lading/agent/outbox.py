@@ -73,8 +73,9 @@ class Outbox:
         grace_s: float = 0.0,
         late: Finding | None = None,
         after: DeliveryId | None = None,
+        live: bool = False,
     ) -> Outgoing:
-        """A new delivery of `root`, READY to be carried, and the note that this folder is taken.
+        """A new delivery of `root`, READY to be carried (or SENDING: `live`), and the note that this folder is taken.
 
         With `late` (files that came after the folder was sent) the delivery is HELD for a person to decide. `after` is the
         folder's earlier delivery; when another process was faster and took the folder since, its delivery is given back.
@@ -89,9 +90,9 @@ class Outbox:
                 return outgoing(db.execute("SELECT * FROM deliveries WHERE id = ?", (known["delivery"],)).fetchone())
             db.execute(
                 "INSERT INTO deliveries (id, route, root, project, participant, session, stage, sender, priority, quiet, clean,"
-                " grace_s, created_at, updated_at) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                " grace_s, created_at, updated_at, live) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (delivery, route, os.fsencode(root), _text(labels.project), _text(labels.participant), _text(labels.session),
-                 Stage.FOUND, sender, priority, quiet, int(clean), grace_s, now, now),
+                 Stage.FOUND, sender, priority, quiet, int(clean), grace_s, now, now, int(live)),
             )  # fmt: skip
             db.execute(
                 "INSERT INTO taken VALUES (?,?,?,?) ON CONFLICT DO UPDATE SET delivery = excluded.delivery,"
@@ -106,7 +107,7 @@ class Outbox:
                     next_command=f"lading show {delivery}",
                 )  # fmt: skip
             else:
-                self._move(db, delivery, Stage.READY, "complete")
+                self._move(db, delivery, Stage.SENDING if live else Stage.READY, "acquiring" if live else "complete")
         return self.get(delivery)
 
     def taken(self, route: str, root: Path) -> tuple[DeliveryId, str] | None:
@@ -142,7 +143,7 @@ class Outbox:
     def carriable(self) -> list[Outgoing]:
         """What may be carried now: higher priority first, then the oldest. Includes held deliveries whose time has come."""
         rows = self._all(
-            f"SELECT * FROM deliveries WHERE {_DUE} AND (stage IN ('FOUND', 'READY', 'SENDING')"  # noqa: S608 - a constant
+            f"SELECT * FROM deliveries WHERE live = 0 AND {_DUE} AND (stage IN ('FOUND', 'READY', 'SENDING')"  # noqa: S608 - a constant
             " OR (stage = 'HELD' AND not_before > 0)) ORDER BY priority DESC, created_at, id LIMIT 100",
             self.clock(),
         )
@@ -150,8 +151,8 @@ class Outbox:
 
     def has_cargo(self) -> bool:
         """Whether anything is still to be carried, now or later, without a person's help."""
-        query = "SELECT 1 FROM deliveries WHERE stage IN ('FOUND','READY','SENDING') OR (stage='HELD' AND not_before>0) LIMIT 1"
-        return self._one(query) is not None
+        going = "stage IN ('FOUND','READY','SENDING') OR (stage='HELD' AND not_before>0)"
+        return self._one(f"SELECT 1 FROM deliveries WHERE live = 0 AND ({going}) LIMIT 1") is not None  # noqa: S608
 
     def awaiting_receipt(self) -> list[Outgoing]:
         """What lies in an inbox without a final answer, and whose time to ask has come."""

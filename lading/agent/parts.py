@@ -2,9 +2,10 @@
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
-from lading.config import Config, WatchConfig
+from lading.config import Config, LiveConfig, WatchConfig
+from lading.deposit import Deposit
 from lading.errors import ConfigError
 from lading.filters import FileRules
 from lading.ports import Source, Transport
@@ -26,6 +27,17 @@ class AgentParts(Protocol):
 
     def sources(self) -> Sequence[tuple[WatchConfig, Source]]:
         """Every watched folder with a new source that judges it. Asked once per run: sources remember what they saw."""
+
+
+@runtime_checkable
+class LiveParts(AgentParts, Protocol):
+    """Parts that can also push files while an acquisition goes on."""
+
+    def live(self, route: str) -> LiveConfig | None:
+        """How `route` is pushed live, or None: then its deliveries are carried when they are complete."""
+
+    def deposit(self, route: str, folder: str) -> Deposit:
+        """The folder at the target of `route` (relative POSIX). Raises ConfigError when its transport cannot do that."""
 
 
 PartsFactory = Callable[[Config], AgentParts]

@@ -70,4 +70,32 @@ MIGRATIONS: tuple[str, ...] = (
         key TEXT PRIMARY KEY, what TEXT NOT NULL, since REAL NOT NULL, raised INTEGER NOT NULL, well_since REAL NOT NULL
     ) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE deliveries ADD COLUMN live INTEGER NOT NULL DEFAULT 0;
+
+    CREATE TABLE live (
+        delivery TEXT PRIMARY KEY,
+        state TEXT NOT NULL DEFAULT 'acquiring',
+        asked INTEGER NOT NULL DEFAULT 0,        -- somebody asked to close it
+        why TEXT NOT NULL DEFAULT '',            -- what keeps it from closing
+        link TEXT NOT NULL DEFAULT 'unknown', link_since REAL NOT NULL DEFAULT 0,
+        downs INTEGER NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0,
+        verifications INTEGER NOT NULL DEFAULT 0,
+        closed_at REAL NOT NULL DEFAULT 0
+    ) WITHOUT ROWID;
+
+    CREATE TABLE live_files (
+        delivery TEXT NOT NULL, folder BLOB NOT NULL, name BLOB NOT NULL,
+        size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,   -- as it came to rest at the source
+        state TEXT NOT NULL,                     -- waiting, sending, carried, refused
+        sha256 TEXT NOT NULL DEFAULT '',         -- of what lies at the target, empty when that is not known
+        settled_at REAL NOT NULL, carried_at REAL NOT NULL DEFAULT 0, again_at REAL NOT NULL DEFAULT 0,
+        perhaps INTEGER NOT NULL DEFAULT 0,      -- a killed agent may have placed it
+        proved INTEGER NOT NULL DEFAULT 0,       -- read again at the target and found equal
+        gone INTEGER NOT NULL DEFAULT 0,         -- left the source since
+        error TEXT NOT NULL DEFAULT '',
+        PRIMARY KEY (delivery, folder, name)
+    ) WITHOUT ROWID;
+    CREATE INDEX live_files_waiting ON live_files (delivery, settled_at) WHERE state <> 'carried';
+    """,
 )

@@ -24,7 +24,7 @@ from lading.seal import is_sealed, read_seal
 
 log = structlog.get_logger()
 
-_DAY_S = 86_400.0
+DAY_S = 86_400.0
 _NAMED = 3
 
 
@@ -65,7 +65,7 @@ def this_sender() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _sender_named(person: str) -> str:
+def named_sender(person: str) -> str:
     """The person whom the folder's path names, at this computer."""
     return f"{person}@{socket.gethostname()}" if person else this_sender()
 
@@ -136,10 +136,10 @@ def _take_new(outbox: Outbox, watch: WatchConfig, root: Path, found: Acquisition
         watch.route,
         found.labels,
         fingerprint=fingerprint,
-        sender=_sender_named(found.sender),
+        sender=named_sender(found.sender),
         quiet=watch.quiet,
         clean=watch.clean,
-        grace_s=watch.grace_days * _DAY_S,
+        grace_s=watch.grace_days * DAY_S,
     )
     log.info("taken", delivery=item.id, root=str(root), labels=str(found.labels))
 

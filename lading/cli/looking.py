@@ -11,6 +11,7 @@ from lading.assembly import inbox_holding
 from lading.cli import output
 from lading.cli.context import App, json_option, pass_app
 from lading.cli.fetching import show_standings, standings_as_dicts
+from lading.cli.live import live_as_dicts, show_live
 from lading.cli.output import Json
 from lading.delivery import Outcome, Receipt, Stage
 from lading.desk import Account
@@ -40,6 +41,7 @@ def status(app: App, hours: float, as_json: bool) -> None:
                 "under_way": [summary(a, app.program) for a in morning.under_way],
                 "programs": [b.as_dict() for b in beats],
                 "fetch": standings_as_dicts(app),
+                "live": live_as_dicts(app),
                 "valves": valves,
             }
         )
@@ -57,6 +59,7 @@ def status(app: App, hours: float, as_json: bool) -> None:
         right=("deliveries",),
     )
     show_standings(app)
+    show_live(app)
     for valve in valves:
         if valve["position"] != OPEN:
             left = max(0.0, float(valve["until"]) - time.time())

@@ -22,7 +22,7 @@ from lading.manifest import Manifest, NameLimits, Seen, Summary, Survey, make
 from lading.seal import SEAL_FORMAT, Seal, is_sealed, seal, seal_json
 from lading.staging import checksum_files
 from lading.staging.acceptance import DATA
-from lading.staging.slots import ADOPTING, REFUSED, Slots, read_note, write_note
+from lading.staging.slots import ADOPTING, DEPOSIT_MARK, REFUSED, Slots, read_note, write_note
 
 _EVERYTHING = FileRules(junk=False)
 _OWN_ROOM = 0o2700
@@ -68,6 +68,8 @@ class BareWatch:
     def _sessions(self) -> Iterator[BareFolder]:
         ours: dict[Path, int] = {}
         for project in _folders(self._root):
+            if is_real_file(Path(project.path, DEPOSIT_MARK)):
+                continue
             for participant in _folders(project.path):
                 for session in _folders(participant.path):
                     path = Path(session.path)

@@ -36,6 +36,8 @@ from lading.seal import MAX_SEAL_BYTES, SEAL_NAME
 from lading.staging.acceptance import DATA
 
 SYSTEM = ".lading"
+DEPOSIT_MARK = ".lading-deposit"
+"""Beside the projects of a deposit folder: acquisitions are filled there while others read. No bare delivery lies in it."""
 VERIFIED = "verified.json"
 PUBLISHED = "published.json"
 WITHDRAWN = "withdrawn.json"
