@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 
@@ -65,7 +66,7 @@ class Node:
         try:
             context = client_tls(settings)
             if context:
-                line = context.wrap_socket(line, server_hostname=settings.host)
+                line = _secured(line, context, settings.host)
             line.settimeout(settings.answer_timeout)
             return Association.request(line, calling=settings.calling, called=self.called, proposals=proposals)
         except BaseException:
@@ -108,6 +109,15 @@ class Node:
         with self.association([Proposal(STUDY_ROOT_FIND, PLAIN_SYNTAXES)], doing=doing) as line:
             context = line.context_of(STUDY_ROOT_FIND)
             yield Finder(line, context, str(self)) if context else None
+
+
+def _secured(line: socket.socket, context: ssl.SSLContext, host: str) -> socket.socket:
+    try:
+        return context.wrap_socket(line, server_hostname=host)
+    except ssl.SSLError:
+        raise
+    except OSError as exc:
+        raise Broken(f"{exc.strerror or 'silence'} instead of TLS: does it speak TLS on this port?") from exc
 
 
 class NotOffered(Exception):

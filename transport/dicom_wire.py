@@ -43,6 +43,7 @@ _BLOCK = 1 << 20  # so much of a data set is in memory at a time
 _BUFFER = 1 << 17
 _MOST_PIECES = 512  # below IOV_MAX everywhere
 _LONGEST_NEGOTIATION = 1 << 20
+_SHORTEST_ACCEPTANCE = 74  # version and titles; behind them come the contexts
 _Item = MaximumLengthNotification | ImplementationClassUIDNotification | SCP_SCU_RoleSelectionNegotiation
 
 
@@ -317,7 +318,7 @@ def _negotiated(reader: "_Reader") -> A_ASSOCIATE:
     if kind == _ABORT:
         raise Broken("the association was aborted by the other side instead of being accepted")
     with _as_broken():
-        if kind == _ASSOCIATE_AC:
+        if kind == _ASSOCIATE_AC and len(body) > _SHORTEST_ACCEPTANCE:
             accepted = A_ASSOCIATE_AC()
             accepted.decode(body)
             return accepted.to_primitive()

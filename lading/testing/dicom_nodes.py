@@ -17,12 +17,14 @@ _META_START = 132
 _GROUP_LENGTH_ELEMENT = 12
 
 STORESCU = "/usr/bin/storescu"
+STORESCP = "/usr/bin/storescp"
 """dcmtk's, by its full path: pynetdicom installs one of its own beside Python."""
 
 
 def missing_for_dicom() -> str:
     """What is missing on this machine to talk to real nodes, or ""."""
-    return "" if shutil.which(STORESCU) else f"{STORESCU} is not installed (Debian: dcmtk)"
+    missing = [program for program in (STORESCU, STORESCP) if not shutil.which(program)]
+    return f"{missing[0]} is not installed (Debian: dcmtk)" if missing else ""
 
 
 @dataclass
@@ -99,3 +101,31 @@ def store(port: int, *what: str | Path, called: str = "LADING", calling: str = "
     process = storescu(port, *what, called=called, calling=calling)
     output, _ = process.communicate(timeout=120)
     return process.returncode, output
+
+
+@contextlib.contextmanager
+def storescp(folder: Path, *options: str) -> Iterator[int]:
+    """dcmtk's storescp, which stores into `folder` and can do nothing else; its port. One association at a time."""
+    folder.mkdir(parents=True)
+    port = free_port()
+    argv = [
+        "env",
+        "TCP_NODELAY=1",
+        STORESCP,
+        "-od",
+        str(folder),
+        "-aet",
+        "STORE",
+        "+B",
+        "-pdu",
+        "131072",
+        *options,
+        str(port),
+    ]
+    with server(argv, port, folder.parent / f"{folder.name}.log"):
+        yield port
+
+
+def stored(folder: Path) -> dict[str, bytes]:
+    """SOPInstanceUID → data set of what storescp wrote."""
+    return dict(dataset(path) for path in folder.iterdir())

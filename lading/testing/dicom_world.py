@@ -70,6 +70,12 @@ class Relay:
         for line in live:
             _end(line)
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no connection is left."""
+        with self._lock:
+            return not self._live
+
     def _accept(self, door: socket.socket) -> None:
         while True:
             try:

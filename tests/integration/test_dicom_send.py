@@ -1,0 +1,446 @@
+"""What only DICOM nodes do: nodes that cannot be asked, reports, TLS, refusals, associations that break."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import UID
+from pynetdicom import AE
+
+from dicom_importer.commitment import Reports
+from dicom_importer.importer import DicomImporter
+from lading.delivery import Labels, Outcome, Parcel
+from lading.errors import AccessDenied, ConfigError, Refused, TargetMissing, TargetUnavailable
+from lading.inbox import Inbox, InboxLimits
+from lading.testing.carrying import FileJournal
+from lading.testing.certificates import certificates
+from lading.testing.dicom import new_study, write_dicom
+from lading.testing.dicom_nodes import Node, dataset, missing_for_dicom, stored, storescp
+from lading.testing.dicom_world import DicomWorld, Relay
+from lading.testing.importer_suite import MemoryJournal, all_verified, bring_home, by_path, carry_out
+from lading.testing.importing import Errand
+from lading.testing.orthanc_node import Orthanc, missing_for_orthanc
+from lading.testing.parcels import publish, read_files
+from lading.testing.servers import free_port
+
+MISSING = missing_for_dicom() or missing_for_orthanc()
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    with Orthanc(tmp_path_factory.mktemp("orthanc")).running() as running:
+        yield running
+
+
+@pytest.fixture
+def world(orthanc: Orthanc, tmp_path: Path) -> Iterator[DicomWorld]:
+    with Relay(orthanc.port) as relay:
+        made = DicomWorld(orthanc, relay, tmp_path)
+        yield made
+        made.close()
+
+
+class Sender:
+    """An inbox, and importers for nodes that can do nothing but store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.inbox = Inbox.create(folder / "inbox", limits=InboxLimits(keep_free_bytes=0))
+
+    def parcel(self, images: int = 3) -> Parcel:
+        folder = self.folder / f"made-{time.monotonic_ns()}"
+        study, series = new_study(), new_study()
+        for number in range(1, images + 1):
+            write_dicom(folder / f"{number:04}.dcm", study=study, series=series, instance=number, sop_class=CT)
+        return publish(self.inbox, Labels("DEMO", "sub-001", f"S{time.monotonic_ns()}"), read_files(folder))
+
+    def importer(self, port: int, route: dict[str, object] | None = None, **node: object) -> DicomImporter:
+        return DicomImporter.from_settings(
+            self.table(port, **node), route or {}, inbox_root=self.inbox.root, state=self.folder / "state"
+        )
+
+    def table(self, port: int, **node: object) -> dict[str, object]:
+        return {"host": "127.0.0.1", "port": port, "tls": False, "settle": 0.2, "answer_timeout": 30.0, **node}
+
+    def errand(self, parcel: Parcel, port: int, **node: object) -> Errand:
+        return Errand("dicom_importer.importer:DicomImporter", self.table(port, **node), {}, str(self.inbox.root),
+                      str(self.folder / "state"), parcel.delivery.id)  # fmt: skip
+
+
+@pytest.fixture
+def sender(tmp_path: Path) -> Sender:
+    return Sender(tmp_path)
+
+
+def until(holds: Callable[[], bool], seconds: float = 60) -> bool:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def ours(parcel: Parcel) -> dict[str, bytes]:
+    return dict(dataset(parcel.root / entry.path) for entry in parcel.manifest)
+
+
+# -- nodes that cannot be asked ----------------------------------------------------------------------------------------
+
+
+def test_a_node_that_only_stores_gets_every_byte_and_proves_nothing(sender: Sender, tmp_path: Path) -> None:
+    parcel = sender.parcel(20)
+    with storescp(tmp_path / "stored") as port:
+        importer = sender.importer(port)
+        importer.probe()
+
+        record = carry_out(importer, parcel)
+        outcomes = by_path(importer.verify(parcel, record))
+        again = carry_out(importer, parcel)
+
+    assert stored(tmp_path / "stored") == ours(parcel)
+    assert {outcome.outcome for outcome in outcomes.values()} == {Outcome.UNVERIFIED}
+    assert len(outcomes) == 20
+    assert again.already_there
+
+
+def test_kill_9_between_images_sends_nothing_twice_but_what_was_in_flight(sender: Sender, tmp_path: Path) -> None:
+    parcel = sender.parcel(60)
+    with storescp(tmp_path / "stored") as port, Relay(port) as relay:
+        errand = sender.errand(parcel, relay.port, associations=1)
+        process = errand.start()
+        assert until(lambda: relay.stores >= 5 or process.poll() is not None)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        before = relay.stores
+        assert until(lambda: relay.is_quiet)
+
+        record = carry_out(sender.importer(relay.port), parcel, FileJournal(errand.journal))
+
+    assert stored(tmp_path / "stored") == ours(parcel)
+    assert not record.already_there or before >= 60
+    assert relay.stores <= 60 + 1
+
+
+def test_what_is_noted_about_one_node_says_nothing_about_another(sender: Sender, tmp_path: Path) -> None:
+    parcel = sender.parcel(3)
+    with storescp(tmp_path / "one") as port:
+        carry_out(sender.importer(port), parcel)
+    with storescp(tmp_path / "two") as port:
+        carry_out(sender.importer(port), parcel)
+
+    assert stored(tmp_path / "two") == ours(parcel)
+
+
+# -- what a node refuses -----------------------------------------------------------------------------------------------
+
+
+def test_a_class_or_syntax_that_the_node_does_not_take_is_named_before_anything_is_sent(
+    sender: Sender, tmp_path: Path
+) -> None:
+    study, series = new_study(), new_study()
+    write_dicom(tmp_path / "made" / "good.dcm", study=study, series=series, sop_class=CT)
+    write_dicom(tmp_path / "made" / "odd.dcm", study=study, series=series, sop_class="1.2.276.0.99.1")
+    parcel = publish(sender.inbox, Labels("DEMO", "sub-001", "S1"), read_files(tmp_path / "made"))
+    with (
+        storescp(tmp_path / "stored") as port,
+        pytest.raises(Refused, match=r"1\.2\.276\.0\.99\.1.*odd\.dcm") as caught,
+    ):
+        carry_out(sender.importer(port), parcel)
+
+    assert not stored(tmp_path / "stored")
+    assert caught.value.next_command
+
+
+def test_a_node_without_room_is_tried_later_and_the_image_is_named(sender: Sender, tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    node.configure('projects = { LADING = "DEMO" }\nquiet = 600')
+    full = (node.base / "lading.toml").read_text()
+    (node.base / "lading.toml").write_text(full.replace("keep_free_gb = 0", "keep_free_gb = 1e9"))
+    parcel, journal = sender.parcel(5), MemoryJournal()
+    importer = sender.importer(node.port, called="LADING")
+    with node.running(), pytest.raises(TargetUnavailable, match=r"0001\.dcm.*0xa700") as caught:
+        carry_out(importer, parcel, journal)
+    (node.base / "lading.toml").write_text(full)
+    with node.running():
+        carry_out(importer, parcel, journal)
+
+    assert caught.value.next_command == "lading retry"
+    assert node.everything() == ours(parcel)
+
+
+def test_more_kinds_of_images_than_fit_into_one_association_all_arrive(sender: Sender, tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    node.configure('projects = { LADING = "DEMO" }\nquiet = 600')
+    study, series = new_study(), new_study()
+    for number in range(140):
+        write_dicom(
+            tmp_path / "made" / f"{number}.dcm", study=study, series=series, sop_class=f"1.2.276.0.99.{number + 1}"
+        )
+    parcel = publish(sender.inbox, Labels("DEMO", "sub-001", "S1"), read_files(tmp_path / "made"))
+    with node.running():
+        carry_out(sender.importer(node.port, called="LADING", associations=2), parcel)
+
+    assert node.everything() == ours(parcel)
+
+
+def test_files_that_are_no_dicom_are_named_and_hold_the_delivery_unless_they_may_be_left(world: DicomWorld) -> None:
+    images = read_files(world.parcel("MR0").root)
+    broken = next(iter(images.values()))[:200]
+    parcel = publish(
+        world.inbox, Labels(world.project, "sub-001", "MR1"), {**images, "notes.txt": b"x", "e": b"", "b.dcm": broken}
+    )
+    importer = world.importer()
+
+    plan = importer.plan(parcel)
+    held = by_path(importer.verify(parcel, importer.run(parcel, plan, MemoryJournal())))
+    lenient = world.importer(others="leave")
+    left = by_path(lenient.verify(parcel, carry_out(lenient, parcel)))
+    skipping = importer.plan(parcel, {"notes.txt": "a check says so"})
+    skipped = by_path(importer.verify(parcel, importer.run(parcel, skipping, MemoryJournal())))
+
+    assert {finding.path: finding.code for finding in plan.findings} == {
+        "notes.txt": "not-dicom",
+        "e": "not-dicom",
+        "b.dcm": "dicom-not-sendable",
+    }
+    assert {held[name].outcome for name in ("notes.txt", "e", "b.dcm")} == {Outcome.MISSING}
+    assert {held[name].outcome for name in images} == {Outcome.VERIFIED}
+    assert {left[name].outcome for name in ("notes.txt", "e")} == {Outcome.FILTERED}
+    assert left["b.dcm"].outcome is Outcome.MISSING
+    assert skipped["notes.txt"].outcome is Outcome.FILTERED
+    assert skipped["notes.txt"].how == "a check says so"
+
+
+def test_two_files_with_one_identity_are_one_image_at_the_node(world: DicomWorld) -> None:
+    images = read_files(world.parcel("MR0").root)
+    first = images["0001.dcm"]
+    other = bytearray(first)
+    other[first.rindex(b"\xe0\x7f\x10\x00") + 16] ^= 0xFF
+    parcel = publish(
+        world.inbox, Labels(world.project, "sub-001", "MR1"), {**images, "copy.dcm": first, "other.dcm": bytes(other)}
+    )
+    importer = world.importer()
+
+    outcomes = by_path(importer.verify(parcel, carry_out(importer, parcel)))
+
+    judged = {name: outcomes[name].outcome for name in ("0001.dcm", "copy.dcm", "other.dcm")}
+    assert judged == {"0001.dcm": Outcome.VERIFIED, "copy.dcm": Outcome.VERIFIED, "other.dcm": Outcome.MISSING}
+
+
+# -- associations that break -------------------------------------------------------------------------------------------
+
+
+def test_an_association_that_breaks_in_the_middle_costs_only_what_was_in_flight(world: DicomWorld) -> None:
+    parcel = world.parcel(images=40)
+    world.relay.cut_after = 15
+
+    record = carry_out(world.importer(), parcel)
+
+    importer = world.importer()
+    assert all_verified(by_path(importer.verify(parcel, record)), parcel)
+    # The one that was cut on its way, and one on each other association.
+    assert world.relay.stores <= 40 + 4
+
+
+def test_a_node_that_answers_nothing_any_more_is_unavailable_within_its_time(sender: Sender) -> None:
+    parcel = sender.parcel(2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        importer = sender.importer(silent.getsockname()[1], answer_timeout=0.5)
+        with pytest.raises(TargetUnavailable, match="fell silent"):
+            importer.plan(parcel)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x02\x00\x00\x00\x00\x04abcd", b"\x07\x00" * 50],
+    ids=["nothing", "web-server", "empty-acceptance", "aborts"],
+)
+def test_what_is_no_dicom_node_is_unavailable(sender: Sender, answer: bytes) -> None:
+    def talk(door: socket.socket) -> None:
+        while True:
+            try:
+                line, _ = door.accept()
+            except OSError:
+                return
+            with line:
+                line.recv(65536)
+                line.sendall(answer)
+
+    door = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=talk, args=(door,), daemon=True).start()
+    with door, pytest.raises(TargetUnavailable) as caught:
+        sender.importer(door.getsockname()[1], answer_timeout=10.0).probe()
+
+    assert caught.value.next_command == "lading retry"
+
+
+# -- proofs ------------------------------------------------------------------------------------------------------------
+
+
+def committing(world: DicomWorld, **more: object) -> DicomImporter:
+    table = world.repository(proof="commitment", commitment_host="127.0.0.1", commitment_port=world.orthanc.reports,
+                             report_wait=60.0, **more)  # fmt: skip
+    made = DicomImporter.from_settings(table, {}, inbox_root=world.inbox.root, state=world.folder / "state")
+    world._importers.append(made)
+    return made
+
+
+def test_the_nodes_own_report_is_a_proof_and_its_transaction_was_noted_first(world: DicomWorld) -> None:
+    parcel, journal = world.parcel(images=10), MemoryJournal()
+    importer = committing(world)
+
+    record = carry_out(importer, parcel, journal)
+    outcomes = by_path(importer.verify(parcel, record))
+
+    assert journal.notes["commitment"] == record.target["commitment"]
+    assert all_verified(outcomes, parcel)
+    assert {outcome.how for outcome in outcomes.values()} == {"storage-commitment"}
+
+
+def test_an_image_that_the_node_does_not_vouch_for_is_missing_and_sent_again(world: DicomWorld) -> None:
+    parcel, journal = world.parcel(images=5), MemoryJournal()
+    importer = committing(world)
+    world.lose(2)
+
+    record = carry_out(importer, parcel, journal)
+    first = by_path(importer.verify(parcel, record))
+    again = carry_out(importer, parcel, journal)
+
+    assert Counter(str(outcome.outcome) for outcome in first.values()) == {"verified": 3, "missing": 2}
+    assert all_verified(by_path(importer.verify(parcel, again)), parcel)
+    assert world.held(parcel).total() == 5
+
+
+def test_a_report_that_has_not_come_is_waited_for_and_may_come_later(world: DicomWorld) -> None:
+    parcel = world.parcel()
+    elsewhere = free_port()
+    table = world.repository(
+        proof="commitment", commitment_host="127.0.0.1", commitment_port=elsewhere, report_wait=0.3
+    )
+    state = world.folder / "state"
+    importer = DicomImporter.from_settings(table, {}, inbox_root=world.inbox.root, state=state)
+    record = carry_out(importer, parcel)
+
+    with pytest.raises(TargetUnavailable, match=str(elsewhere)):
+        list(importer.verify(parcel, record))
+    answers = [report(elsewhere, record.target["commitment"], parcel), report(elsewhere, "2.25.1234", parcel)]
+    outcomes = by_path(importer.verify(parcel, record))
+    importer.close()
+
+    assert answers == [0x0000, 0x0110], "a report that nobody asked for is not believed"
+    assert all_verified(outcomes, parcel)
+    assert Reports(state).of("2.25.1234") is None
+
+
+def report(port: int, transaction: str, parcel: Parcel) -> int:
+    """Bring a report as a node does, by pynetdicom; the status of our answer."""
+    told = Dataset()
+    told.TransactionUID = transaction
+    told.ReferencedSOPSequence = Sequence()
+    for sop in ours(parcel):
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = UID(CT), UID(sop)
+        told.ReferencedSOPSequence.append(item)
+    entity = AE("ORTHANC")
+    entity.add_requested_context("1.2.840.10008.1.20.1")
+    from pynetdicom import build_role
+
+    line = entity.associate("127.0.0.1", port, ext_neg=[build_role("1.2.840.10008.1.20.1", scp_role=True)])
+    assert line.is_established
+    status, _ = line.send_n_event_report(told, 1, "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1")
+    line.release()
+    return int(status.Status)
+
+
+def test_being_listed_is_no_proof(world: DicomWorld) -> None:
+    parcel = world.parcel(images=4)
+    importer = DicomImporter.from_settings(
+        world.repository(proof="presence"), {}, inbox_root=world.inbox.root, state=world.folder / "state"
+    )
+    world.lose(1)
+
+    outcomes = by_path(importer.verify(parcel, carry_out(importer, parcel)))
+
+    assert Counter(str(outcome.outcome) for outcome in outcomes.values()) == {"unverified": 3, "missing": 1}
+
+
+def test_two_processes_share_the_port_for_reports(world: DicomWorld) -> None:
+    parcel, other = world.parcel("MR1"), world.parcel("MR2")
+    first, second = committing(world), committing(world)
+    records = [carry_out(first, parcel), carry_out(second, other)]
+
+    assert all_verified(by_path(first.verify(parcel, records[0])), parcel)
+    assert all_verified(by_path(second.verify(other, records[1])), other)
+    first.close()
+    third = world.parcel("MR3")
+    assert all_verified(bring_home(second, third), third)
+
+
+# -- TLS and settings --------------------------------------------------------------------------------------------------
+
+
+def test_tls_is_verified_on_both_sides(sender: Sender, tmp_path: Path) -> None:
+    made = certificates(tmp_path / "tls")
+    secure = ["+tls", str(made.key), str(made.cert), "+cf", str(made.ca)]
+    parcel = sender.parcel(3)
+    trusted: dict[str, object] = {"tls": True, "ca": str(made.ca)}
+    own = {"certificate": str(made.cert), "key": str(made.key)}
+    with storescp(tmp_path / "stored", *secure) as port:
+        with pytest.raises(AccessDenied, match="not trusted"):
+            sender.importer(port, tls=True, ca=str(made.other_ca), **own).probe()
+        with pytest.raises(AccessDenied, match="certificate"):
+            sender.importer(port, **trusted).probe()
+        with pytest.raises(TargetUnavailable):
+            sender.importer(port).probe()
+        carry_out(sender.importer(port, **trusted, **own), parcel)
+    with storescp(tmp_path / "plain") as port, pytest.raises((AccessDenied, TargetUnavailable), match="speak TLS"):
+        sender.importer(port, **trusted, answer_timeout=5.0).probe()
+
+    assert stored(tmp_path / "stored") == ours(parcel)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"host": "pacs.example.org", "tls": False}, "plain_text"),
+        ({"host": "127.0.0.1", "tls": False, "called": "A\\B"}, "AE title"),
+        ({"host": "h", "proof": "read-bakc"}, "read-back"),
+        ({"host": "h", "proof": "commitment"}, "commitment_port"),
+        ({"host": "h", "certificate": "/x.pem"}, "belong together"),
+        ({"host": "h", "asociations": 3}, "associations"),
+        ({"host": "127.0.0.1", "tls": False, "ca": "/x.pem"}, "tls = true"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(table: dict[str, object], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        DicomImporter.from_settings(table, {}, inbox_root=tmp_path, state=tmp_path)
+
+
+def test_a_project_without_a_title_is_named(tmp_path: Path) -> None:
+    importer = DicomImporter.from_settings(
+        {"host": "127.0.0.1", "tls": False}, {"called": {"DEMO": "ONE"}}, inbox_root=tmp_path, state=tmp_path
+    )
+
+    assert importer.probe_project("DEMO") == "ONE"
+    with pytest.raises(TargetMissing, match="OTHER"):
+        importer.probe_project("OTHER")
+
+
+def test_no_file_of_the_world_below_state_is_left_when_all_is_proven(world: DicomWorld) -> None:
+    parcel = world.parcel()
+    importer = world.importer()
+
+    assert all_verified(bring_home(importer, parcel), parcel)
+
+    assert [path for path in (world.folder / "state").rglob("*") if path.is_file()] == []
