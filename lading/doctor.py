@@ -20,11 +20,17 @@ from lading.agent.reporting import raised
 from lading.assembly import importer_for, make_transport, program_heartbeats
 from lading.config import Config, Settings
 from lading.errors import ConfigError, LadingError
+from lading.findings import Severity
 from lading.inbox import Inbox
-from lading.ports import Report, Reporter
+from lading.metrics.collecting import Program
+from lading.metrics.endpoint import Listening, listening
+from lading.metrics.text import exposition
+from lading.ports import Needing, Report, Reporter
+from lading.pulling import near_deadlines
 from lading.reporters import places
 from lading.reporters.office import complaint_file
 from lading.reporters.people import People
+from transport.fetch_deadlines import sentence
 
 Level = Literal["ok", "warn", "fail"]
 GB = 1_000_000_000
@@ -107,12 +113,16 @@ def examine(config: Config) -> Iterator[Diagnosis]:
         for project in _projects(config, name) if answered.level == "ok" else ():
             yield _guarded(f"project {project}", partial(_rights, config, name, project), "")
     for name, route in config.routes.items():
+        if route.inbox and route.repository:
+            yield from _lacking(config, name)
         if route.transport:
             host, _, path = str(route.transport.get("target", "")).partition(":")
             yield _guarded(f"route {name}", partial(_transport, config, name), f"ssh {host} true" if path else "")
     for watch in config.agent.watch:
         yield _watched(watch.path)
+    yield from _deadlines(config)
     yield from _reporters(config)
+    yield from _metrics(config)
     yield from pulse(config)
 
 
@@ -201,6 +211,52 @@ def _rights(config: Config, repository: str, project: str) -> str:
     return f"may be edited by our account in {repository}"
 
 
+def _lacking(config: Config, name: str) -> Iterator[Diagnosis]:
+    """What this machine lacks for the route's half of the server, with the command that mends it."""
+    route, area = config.routes[name], f"import {name}"
+    try:
+        importer = importer_for(config, route.repository, route=name, inbox=config.inboxes[route.inbox].path)
+        found = list(importer.lacking()) if isinstance(importer, Needing) else []
+    except LadingError as exc:
+        yield Diagnosis(area, "fail", exc.message, _next(exc, f"edit {config.file}"))
+        return
+    for finding in found:
+        level: Level = "fail" if finding.severity is Severity.ERROR else "warn"
+        yield Diagnosis(area, level, finding.message, finding.hint)
+    if not found:
+        yield Diagnosis(area, "ok", f"may import into {route.repository} as its settings ask")
+
+
+def _deadlines(config: Config) -> Iterator[Diagnosis]:
+    """Remote folders that their source removes soon, or has removed, and that are not safe yet."""
+    now = time.time()
+    try:
+        near = {(one.route, one.folder): one for one in near_deadlines(config)}
+    except LadingError as exc:
+        yield Diagnosis("deadlines", "fail", exc.message, _next(exc, ""))
+        return
+    for one in list(near.values())[:_SHOWN]:
+        yield Diagnosis(
+            "deadline", "warn" if one.due > now else "fail", sentence(one, now), f"lading fetch {one.route}"
+        )
+    if len(near) > _SHOWN:
+        yield Diagnosis("deadline", "warn", f"and {len(near) - _SHOWN} more", "lading status")
+
+
+def _metrics(config: Config) -> Iterator[Diagnosis]:
+    """Where figures are served: the address, the certificate and the token can be used."""
+
+    def look(where: Callable[[], Listening | None]) -> str:
+        found = where()
+        exposition(())
+        return f"served at {found.url}" if found else ""
+
+    programs: tuple[Program, ...] = ("server", "agent")
+    for program, address in zip(programs, (config.server.metrics, config.agent.metrics), strict=True):
+        if address:
+            yield _guarded("metrics", partial(look, partial(listening, config, program)), "")
+
+
 def _transport(config: Config, route: str) -> str:
     make_transport(config, route).probe()
     kind = config.routes[route].transport.get("kind", "")
@@ -260,6 +316,10 @@ def _guarded(area: str, look: Callable[[], str], next_command: str) -> Diagnosis
     try:
         return Diagnosis(area, "ok", look())
     except LadingError as exc:
-        # "Retry" is for deliveries; here it would only ask the same thing again.
-        own = exc.next_command if not exc.next_command.startswith("lading retry") else ""
-        return Diagnosis(area, "fail", exc.message, own or next_command)
+        return Diagnosis(area, "fail", exc.message, _next(exc, next_command))
+
+
+def _next(exc: LadingError, otherwise: str) -> str:
+    # "Retry" is for deliveries; here it would only ask the same thing again. So would the doctor: better than nothing.
+    own = "" if exc.next_command.startswith("lading retry") else exc.next_command
+    return (otherwise or own) if own.startswith("lading doctor") else own or otherwise

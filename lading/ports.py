@@ -213,6 +213,17 @@ class Rereading(Protocol):
         """As `verify`, by the bytes that lie on the repository's disk now, and not by what it remembers of them."""
 
 
+@runtime_checkable
+class Needing(Protocol):
+    """An importer that leans on programs besides Python. Optional: the doctor likes to know."""
+
+    def lacking(self) -> Iterable[Finding]:
+        """What this machine lacks for it to work as its settings ask: an error where it cannot, a warning where it takes less.
+
+        The hint is the command that mends it. Asks no repository.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What people are told. Written down before it is sent, and sent again word for word after a crash.

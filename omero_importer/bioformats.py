@@ -178,6 +178,13 @@ def missing_for_bioformats(settings: BioFormatsSettings | None = None) -> str:
     return ""
 
 
+def install(missing: str) -> str:
+    """The command that mends what `missing_for_bioformats` said, or shows it."""
+    if missing.startswith("there is no "):
+        return f"ls -l {missing.removeprefix('there is no ')}"
+    return "apt-get install default-jre-headless" if missing.startswith("no Java") else "pip install 'lading[bioformats]'"
+
+
 def bioformats(settings: BioFormatsSettings) -> BioFormats | None:
     """Bio-Formats as the settings ask for it; None when it shall not, or with "auto" cannot, be used. Raises ConfigError."""
     if settings.use not in ("auto", "always", "never"):
@@ -186,7 +193,7 @@ def bioformats(settings: BioFormatsSettings) -> BioFormats | None:
         )
     missing = "" if settings.use == "never" else missing_for_bioformats(settings)
     if settings.use == "always" and missing:
-        raise ConfigError(f"Bio-Formats cannot be used: {missing}", next_command="lading doctor")
+        raise ConfigError(f"Bio-Formats cannot be used: {missing}", next_command=install(missing))
     return None if settings.use == "never" or missing else BioFormats(settings)
 
 

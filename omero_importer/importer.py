@@ -20,6 +20,7 @@ from omero_importer.bioformats import bioformats
 from omero_importer.decided import Decided
 from omero_importer.errand import Errand
 from omero_importer.filesets import Decide, FilesetsDecision, Place
+from omero_importer.lacking import lacking
 from omero_importer.readback import Proof
 from omero_importer.session import Connection, Sessions, Who
 from omero_importer.session_in_hand import SessionInHand
@@ -80,6 +81,10 @@ class OmeroImporter:
     def close(self) -> None:
         """Log out."""
         self._sessions.close()
+
+    def lacking(self) -> Iterator[Finding]:
+        """Bio-Formats, and for the engine cli what `omero import` needs."""
+        return lacking(self._server, self._route)
 
     def probe(self) -> None:
         """OMERO answers, lets us in, has its repository ready, and is not in trouble."""

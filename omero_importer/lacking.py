@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lading.findings import Finding, error, warning
-from omero_importer.bioformats import missing_for_bioformats
+from omero_importer.bioformats import install, missing_for_bioformats
 from omero_importer.cli_command import missing_for_cli
 from omero_importer.settings import RepositorySettings, RouteSettings
 
@@ -18,7 +18,7 @@ def lacking(server: RepositorySettings, route: RouteSettings) -> Iterator[Findin
         yield warning(
             "bioformats-missing",
             f"formats of several files, and those that only Bio-Formats knows, are refused: {missing.partition(':')[0]}",
-            hint=_JAVA if "Java" in missing.partition(":")[0] else "pip install 'lading[bioformats]'",
+            hint=install(missing),
         )
     if route.engine == "cli":
         yield from _cli(server)
