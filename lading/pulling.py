@@ -112,12 +112,11 @@ def _place(kind: object, settings: Settings, where: str, home: Path) -> RemotePl
     if not isinstance(kind, str):
         raise ConfigError(f"{where} has no kind; there are: {', '.join(names('lading.transports'))}")
     factory = part("lading.transports", kind, where=where)
-    stateful_type = getattr(factory, "stateful_place_type", None)
-    if stateful_type is not None:
-        return cast("type[StatefulPlace]", stateful_type).from_settings(settings, state=home)
     place_type = getattr(factory, "place_type", None)
     if place_type is None:
         raise ConfigError(f"{where}: {kind!r} can carry, but not fetch", next_command="lading doctor")
+    if getattr(place_type, "needs_state", False):
+        return cast("type[StatefulPlace]", place_type).from_settings(settings, state=home)
     return cast("type[ConfiguredPlace]", place_type).from_settings(settings)
 
 

@@ -50,7 +50,7 @@ _SAMPLE = 20
 class GlobusTransport:
     """A transport whose bytes do not pass through the caller. One object may carry several deliveries at a time."""
 
-    stateful_place_type = GlobusSource
+    place_type = GlobusSource
 
     def __init__(self, config: GlobusConfig, *, state: Path) -> None:
         self._config = config

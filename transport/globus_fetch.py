@@ -57,6 +57,8 @@ class GlobusFetchConfig:
 class GlobusSource:
     """A folder of a collection, to be read only; fills the roles RemotePlace and HandsOver. `most_paths`: files in one task."""
 
+    needs_state = True
+
     def __init__(self, config: GlobusFetchConfig, *, state: Path, most_paths: int = MOST_PATHS) -> None:
         self._config, self._most_paths = config, most_paths
         self._account = Account(config.account, token_store(state, config.account))

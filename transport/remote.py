@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, Self, runtime_checkable
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 from lading.manifest import NameLimits
 from lading.ports import Journal, Progress
@@ -170,7 +170,9 @@ class ConfiguredPlace(RemotePlace, Protocol):
 
 
 class StatefulPlace(RemotePlace, Protocol):
-    """As ConfiguredPlace, for one that keeps a log-in below Lading's state folder `state`."""
+    """As ConfiguredPlace, for one that keeps a log-in below Lading's state folder `state`, and says so."""
+
+    needs_state: ClassVar[bool]
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, object], *, state: Path) -> Self:
