@@ -4,7 +4,6 @@ A transport that can do this is `Depositing`. It carries single files, each whol
 a delivery. What the agent makes of it (when a file is settled, which list lies beside the files) is `lading.agent.live`.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,11 @@ from typing import Protocol, Self, runtime_checkable
 from lading.delivery import Labels
 from lading.errors import ConfigError, LadingError
 from lading.listing.entries import Entry
+from lading.ports import Transport
 from lading.staging.slots import DEPOSIT_MARK
 
 STATUS_NAME = "STATUS.json"
 """What people and programs look at to know how far an acquisition is."""
-
-PARTS = re.compile(r"\.in\..+|\.rsync-partial|\..+\.[A-Za-z0-9]{6}", re.DOTALL)
-"""Names under which our transports keep what is not whole; a killed carry may leave such a file. Readers skip hidden names."""
 
 MAX_STATUS_BYTES = 1 << 20
 
@@ -101,7 +98,7 @@ class Deposit(Protocol):
         """Read every one of `entries` at the target, in this order, and say what is wrong with it. Streams."""
 
     def tidy(self) -> None:
-        """Remove what killed carries left (names like PARTS). Nothing else: readers may keep files of their own there."""
+        """Remove the parts that its own killed carries left. Nothing else: readers may keep files of their own there."""
 
 
 @runtime_checkable
@@ -114,7 +111,8 @@ class Depositing(Protocol):
 
 def deposit_of(transport: object, folder: str, *, where: str = "live") -> Deposit:
     """The folder at the target of `transport`; `where` names the settings. Raises ConfigError when it cannot fill one."""
-    if not isinstance(transport, Depositing):
+    third_party = isinstance(transport, Transport) and transport.traits.third_party
+    if third_party or not isinstance(transport, Depositing):
         raise ConfigError(
             f"{where}: {transport!r} cannot put single files into a folder that others read;"
             " local, rsync, sftp, smb, ftps, s3 and webdav can",

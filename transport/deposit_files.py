@@ -8,14 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from lading.deposit import MAX_STATUS_BYTES, PARTS, Read, Settled, Told, mark_of
+from lading.deposit import MAX_STATUS_BYTES, Read, Settled, Told, mark_of
 from lading.errors import Corrupted, LadingError, SourceChanged, Unreachable
 from lading.manifest import Entry
 from transport.bodies import FileBody, Folder, SmallBody
 from transport.deposit_source import OnlyThisFile, SettledFiles, refuse_name
 from transport.pacing import Pace
 from transport.placing import read_sentinel, small_file
-from transport.remote import RemoteFile, RemotePlace, part_path
+from transport.remote import PART_PREFIX, RemoteFile, RemotePlace, part_path
 from transport.stalling import Watch, Watched
 from transport.there import files_below
 
@@ -95,7 +95,7 @@ class FilesDeposit:
     def tidy(self) -> None:
         """See the role."""
         for found in list(files_below(self._there, self._folder)):
-            if not found.folder and PARTS.fullmatch(found.path.rpartition("/")[2]):
+            if not found.folder and found.path.rpartition("/")[2].startswith(PART_PREFIX):
                 self._there.remove(f"{self._folder}/{found.path}")
 
     def _bring_one(self, source: SettledFiles, root: Path, file: Settled) -> Entry:

@@ -7,14 +7,14 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
 
-from lading.deposit import MAX_STATUS_BYTES, PARTS, Read, Settled, Told, mark_of
+from lading.deposit import MAX_STATUS_BYTES, Read, Settled, Told, mark_of
 from lading.disk import read_small
 from lading.errors import AccessDenied, Unreachable
 from lading.inbox import Inbox
 from lading.manifest import Entry, NameLimits, Verdict, rehash
 from transport.deposit_source import OnlyThisFile, SettledFiles, refuse_name
 from transport.foreign import TARGET, shown, translating
-from transport.landing import Landing, fill
+from transport.landing import TEMPORARY, Landing, fill
 from transport.pacing import Pace
 
 _BLOCK = 1 << 20
@@ -100,7 +100,7 @@ class LocalDeposit:
         with translating(f"cannot look through {self._place}", TARGET):
             for parent, _, names in os.walk(self._place):
                 for name in names:
-                    if PARTS.fullmatch(name):
+                    if name.startswith(TEMPORARY):
                         Path(parent, name).unlink(missing_ok=True)
 
     def _tell(self, arrived: list[tuple[Settled, Entry]], told: Told) -> None:

@@ -6,6 +6,7 @@ and the source, read once more (from memory, as a rule), is still what came to r
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from lading.deposit import MAX_STATUS_BYTES, PARTS, Read, Settled, Told
+from lading.deposit import MAX_STATUS_BYTES, Read, Settled, Told
 from lading.disk import read_small
 from lading.errors import LadingError
 from lading.manifest import Entry, NameLimits, Verdict, rehash
@@ -30,6 +31,7 @@ from transport.rsync_run import Ended, Rsync, unescaped
 
 _SOME_FILES = (3, 23, 24)  # exit codes that may be the fault of single files of the source
 _COMPARED_AT_ONCE = 500
+_PARTS = re.compile(r"\.rsync-partial|\..+\.[A-Za-z0-9]{6}", re.DOTALL)  # rsync's own names for what is not whole
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class RsyncDeposit:
 
         def on_line(line: bytes) -> None:
             path = unescaped(line)
-            if PARTS.fullmatch(path.rpartition("/")[2]):
+            if _PARTS.fullmatch(path.rstrip("/").rpartition("/")[2]):
                 parts.append(path)
 
         ended = self._way.program.run(

@@ -14,6 +14,7 @@ import attrs
 
 from lading.config import structure
 from lading.delivery import Cargo, Slot
+from lading.deposit import Deposit
 from lading.errors import ConfigError, Corrupted
 from lading.manifest import Manifest, NameLimits
 from lading.ports import Journal, Progress
@@ -124,6 +125,13 @@ class DiskTransport(PlacingTransport):
             journal.note(_PROVEN, proof)
         finally:
             files.close()
+
+    def deposit(self, folder: str) -> Deposit:
+        """Refused with ConfigError: a disk that somebody reads along from is never safe to unplug."""
+        raise ConfigError(
+            f"{self!r} cannot be pushed to while an acquisition goes on ({folder}): it is to be unplugged",
+            next_command="lading transports",
+        )
 
     def _take_back(self, files: RemoteFiles, slot: Slot, bad: list[str]) -> None:
         """Nobody may take what is damaged for a delivery; the next attempt writes those files anew."""

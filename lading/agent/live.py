@@ -116,4 +116,5 @@ class LiveAgent:
             if item is None or live is None or not may_go(item, self._book.outbox.clock()):
                 return
             deposit = self._parts.deposit(item.delivery.route, deposit_folder(live.folder, item.delivery.labels))
-            attempt(Push(self._book, live, item, self._stop), self._book, item, deposit, until_idle=until_idle)
+            probe = self._parts.transport(item.delivery.route).probe
+            attempt(Push(self._book, live, item, probe, self._stop), self._book, item, deposit, until_idle=until_idle)

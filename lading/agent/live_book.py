@@ -175,14 +175,15 @@ class LiveBook:
                 [(delivery, *_key(row.settled.path)) for row in rows],
             )
 
-    def carried(self, delivery: DeliveryId, file: Settled, sha256: str) -> None:
-        """The file is there. When it changed meanwhile it waits again, and what is there is of no listed content."""
+    def carried(self, delivery: DeliveryId, files: Iterable[tuple[Settled, str]]) -> None:
+        """These are there, with their SHA-256. What changed meanwhile waits again, and is there with no listed content."""
+        now = self.outbox.clock()
         with self.outbox.writing() as db:
-            db.execute(
+            db.executemany(
                 "UPDATE live_files SET sha256 = iif(size = ?1 AND mtime_ns = ?2, ?3, ''),"
                 " state = iif(size = ?1 AND mtime_ns = ?2, 'carried', state), carried_at = ?4, error = '', proved = 0"
                 " WHERE delivery = ?5 AND folder = ?6 AND name = ?7",
-                (file.size, file.mtime_ns, sha256, self.outbox.clock(), delivery, *_key(file.path)),
+                [(f.size, f.mtime_ns, sha256, now, delivery, *_key(f.path)) for f, sha256 in files],
             )
 
     def forget(self, delivery: DeliveryId, file: Settled) -> None:
@@ -202,6 +203,11 @@ class LiveBook:
                 " WHERE delivery = ? AND folder = ? AND name = ? AND size = ? AND mtime_ns = ?",
                 (error.encode("utf-8", "backslashreplace").decode(), again, delivery, *_key(file.path), file.size, file.mtime_ns),
             )  # fmt: skip
+
+    def try_refused(self, delivery: DeliveryId) -> None:
+        """What could not go is tried again now: somebody may have mended it."""
+        with self.outbox.writing() as db:
+            db.execute("UPDATE live_files SET again_at = 0 WHERE delivery = ? AND state = 'refused'", (delivery,))
 
     def refused(self, delivery: DeliveryId) -> list[tuple[Settled, str]]:
         """At most a hundred files that cannot go, and why."""

@@ -9,7 +9,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,6 +33,8 @@ log = structlog.get_logger()
 STATUS_FORMAT = 1
 _FILES_AT_ONCE = 64
 _BYTES_AT_ONCE = 1 << 30
+_PROBE_S = 30.0
+_NOTE_S = 0.5
 _LOOK_S = 0.2
 """How soon a file that came to rest is noticed here."""
 _PAPERS_SHARE = 0.1  # of the time may go into writing list and status, however long the list is
@@ -43,20 +45,30 @@ _VERIFICATIONS = 3  # a target that damages files three times over needs a perso
 class Push:
     """Pushes one acquisition until it is closed, set aside, or `stop` is set. Its caller holds the delivery's lock."""
 
-    def __init__(self, book: LiveBook, live: LiveConfig, item: Outgoing, stop: threading.Event) -> None:
+    def __init__(
+        self, book: LiveBook, live: LiveConfig, item: Outgoing, probe: Callable[[int], None], stop: threading.Event
+    ) -> None:
+        """`probe` is the transport's: it raises OutOfSpace when so many bytes do not fit."""
+        self._probe = probe
         self._book, self._outbox, self._live = book, book.outbox, live
         self._id, self._root, self._stop = item.id, item.root, stop
         self._labels, self._created = item.delivery.labels, item.delivery.created_at
         self._papers = book.outbox.papers(item.id)
-        self._next_papers = 0.0
+        self._next_papers = self._next_probe = 0.0
+        self._arrived: list[tuple[Settled, str]] = []
+        self._next_note = 0.0
         self._dirty = True
 
     def visit(self, deposit: Deposit, *, until_idle: bool = False) -> None:
         """Work at the open deposit. With `until_idle`: until nothing can be done now. Raises what the deposit raises."""
         said = self._said_there(deposit)
-        if said != LiveState.CLOSED or self._book.get(self._id).state is LiveState.ACQUIRING:
-            self._write_papers(deposit)  # else we were killed after the last word was written, and do not take it back
+        if said == LiveState.CLOSED and self._book.get(self._id).state is LiveState.CLOSING:
+            # We were killed after the last word was written, and do not take it back.
+            self._next_papers = time.monotonic() + self._live.status_every
+        else:
+            self._write_papers(deposit)
         self._came_up()
+        self._book.try_refused(self._id)
         while not self._stop.is_set() and may_go(self._outbox.get(self._id), self._outbox.clock()):
             rows = self._book.waiting(self._id, files=_FILES_AT_ONCE, size=_BYTES_AT_ONCE)
             if rows:
@@ -78,16 +90,24 @@ class Push:
     # -- files -----------------------------------------------------------------------------------------------------
 
     def _bring(self, deposit: Deposit, rows: list[Row]) -> None:
+        if time.monotonic() >= self._next_probe:
+            self._probe(self._book.figures(self._id).waiting_bytes)
+            self._next_probe = time.monotonic() + _PROBE_S
         self._book.sending(self._id, rows)
         if any(row.replaces for row in rows):
+            self._dirty = True
             self._write_papers(deposit)  # their older contents are about to go: the list must not name them any more
-        deposit.bring(self._root, [row.settled for row in rows], self._told)
+        try:
+            deposit.bring(self._root, [row.settled for row in rows], self._told)
+        finally:
+            self._note_arrived()
 
     def _told(self, file: Settled, outcome: Entry | LadingError) -> None:
         if isinstance(outcome, Entry):
-            self._book.carried(self._id, file, outcome.sha256)
-            self._dirty = True
-            log.debug("file carried", delivery=self._id, path=file.path)
+            # Noted a few at a time: of what a kill forgets, the content is compared and not sent again.
+            self._arrived.append((file, outcome.sha256))
+            if time.monotonic() >= self._next_note:
+                self._note_arrived()
         elif isinstance(outcome, SourceChanged):
             self._book.forget(self._id, file)
             log.info("file changed", delivery=self._id, path=file.path, why=outcome.message)
@@ -95,6 +115,12 @@ class Push:
             self._book.refuse(self._id, file, outcome.message)
             self._outbox.record(self._id, (warning(outcome.code, outcome.message, path=file.path),))
             log.warning("file refused", delivery=self._id, path=file.path, why=outcome.message)
+
+    def _note_arrived(self) -> None:
+        if self._arrived:
+            self._book.carried(self._id, self._arrived)
+            self._arrived, self._dirty = [], True
+        self._next_note = time.monotonic() + _NOTE_S
 
     # -- list and status ---------------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from lading.seal import label_findings
 log = structlog.get_logger()
 
 _RESERVED = (STATUS_NAME.lower(), SUMS_NAME)  # what Lading writes itself beside the files
+_TELL_S = 30.0
 _CLOSED_LOOK_S = 300.0
 """A closed acquisition may lie on the instrument for weeks; late files in it are noticed so often."""
 
@@ -69,6 +70,8 @@ class LiveWatch:
         self._book, self._watch, self._live, self._source = book, watch, live, source
         self._rules, self._clock = rules, clock
         self._seen: dict[DeliveryId, _Seen] = {}
+        self._told: object = None
+        self._told_at = 0.0
 
     def look(self) -> float | None:
         """Look once at every acquisition. Seconds until another look may tell more, None when only the usual is to be expected.
@@ -90,15 +93,29 @@ class LiveWatch:
         except EngineError:
             raise
         except LadingError as exc:
-            command = exc.next_command or "lading doctor"
-            self._book.outbox.report_watch(
-                WatchReport(self._watch.path, self._book.outbox.clock(), exc.message, command)
-            )
+            self._report(error=exc.message, next_command=exc.next_command or "lading doctor")
             return None
-        self._book.outbox.report_watch(
-            WatchReport(self._watch.path, self._book.outbox.clock(), waiting=tuple(waiting), findings=tuple(findings))
-        )
+        self._report(waiting=tuple(waiting), findings=tuple(findings))
         return min(pauses, default=None)
+
+    def _report(
+        self,
+        *,
+        error: str = "",
+        next_command: str = "",
+        waiting: tuple[tuple[str, str], ...] = (),
+        findings: tuple[Finding, ...] = (),
+    ) -> None:
+        """Into the outbox when it says something new, and now and then: looks come every second, and a note costs a flush."""
+        told = (error, waiting, findings)
+        if told == self._told and self._clock() - self._told_at < _TELL_S:
+            return
+        self._told, self._told_at = told, self._clock()
+        now = self._book.outbox.clock()
+        if self._book.outbox.report_watch(WatchReport(self._watch.path, now, error, next_command, waiting, findings)):
+            log.warning(
+                "watched folder", watch=str(self._watch.path), error=error, findings=[f.message for f in findings]
+            )
 
     def _one(self, found: Acquisition, findings: list[Finding]) -> tuple[str, float | None]:
         """What keeps the acquisition from closing ("" when nothing does), and seconds until another look is worthwhile."""

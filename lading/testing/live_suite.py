@@ -78,6 +78,9 @@ class DepositSuite:
     keeps_inode = True
     """Whether an unchanged file of the served folder keeps its inode and time: how a second sending would be noticed."""
 
+    leftover = ".in.0123456789abcdef"
+    """How a part is called that a killed carry leaves."""
+
     @pytest.fixture
     def desk(self, tmp_path: Path, site: Site) -> Desk:
         (tmp_path / "desk").mkdir()
@@ -170,8 +173,7 @@ class DepositSuite:
         with place.opened() as deposit:
             place.begin(deposit)
             place.bring(deposit, place.make("movie.mrc", b"movie"))
-            for leftover in (".in.0123456789abcdef", ".movie.mrc.Xy12Ab"):
-                (place.there / leftover).write_bytes(b"half")
+            (place.there / self.leftover).write_bytes(b"half")
             (place.there / "relion").mkdir()
             (place.there / "relion" / "job.star").write_bytes(b"theirs")
 

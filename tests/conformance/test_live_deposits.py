@@ -49,6 +49,8 @@ class TestThrottledLocal(DepositSuite):
 
 
 class _RsyncSuite(DepositSuite):
+    leftover = ".movie.mrc.Xy12Ab"
+
     def _perhaps_damaged(self, place):
         """rsync believes equal sizes and times; what was damaged since is found by the reading back."""
         return []
