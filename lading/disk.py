@@ -201,8 +201,7 @@ def sync_all(paths: Iterable[Path]) -> None:
         for path in wanted:
             _sync(path)
         return
-    with ThreadPoolExecutor(min(_FLUSHERS, len(wanted)), thread_name_prefix="lading-fsync") as pool:
-        list(pool.map(_sync, wanted))
+    list(_flushers().map(_sync, wanted))
 
 
 def sync_tree(root: Path, files: Iterable[str], count: int, *, few: int = 32) -> None:
@@ -252,6 +251,16 @@ def room(place: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return usage.free, usage.total
+
+
+@cache
+def _flushers() -> ThreadPoolExecutor:
+    # One for the process: threads that are made and ended for three files cost more than the flushing does.
+    return ThreadPoolExecutor(_FLUSHERS, thread_name_prefix="lading-fsync")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_flushers.cache_clear)  # threads do not live on in the child
 
 
 def _sync(path: Path) -> None:

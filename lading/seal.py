@@ -220,7 +220,7 @@ def _text(table: Mapping[str, object], key: str, limit: int) -> str:
     value = table[key]
     if not isinstance(value, str) or len(value) > limit:
         raise ValueError(f"{key} is not a text of at most {limit} characters")
-    if not all(c.isprintable() for c in value):
+    if not value.isprintable():
         raise ValueError(f"{key} holds characters that cannot be printed")
     return value
 

@@ -6,25 +6,39 @@ leaves that stage, which for a dead worker's delivery the reaper sees to. Slots 
 
 from datetime import datetime, timedelta
 
-from lading.delivery import DeliveryId, Stage
+from lading.delivery import DeliveryId
 from lading.engine import jobs
 from lading.engine.database import Connection
-from lading.engine.deliveries import add_event
 from lading.engine.judge import wait_s
 
 LARGE_BYTES = 50 << 30
 """Above 50 GiB an import takes hours: it never gets a repository's last free slot, which stays for small ones."""
 
-_NEXT = """
-SELECT d.id, d.epoch, d.priority, d.project || '/' || d.sender AS owner
-FROM deliveries d LEFT JOIN turns t ON t.repository = d.repository AND t.owner = d.project || '/' || d.sender
-WHERE d.stage = 'QUEUED' AND d.repository = %(repository)s AND NOT d.paused
-  AND (d.not_before IS NULL OR d.not_before <= now())
-  AND (d.bytes < %(large)s OR %(large_free)s)
-  AND NOT EXISTS (SELECT 1 FROM pauses p WHERE p.target = 'route:' || d.route)
-ORDER BY d.priority DESC, coalesce(t.turn, 0), d.queued_at, d.id
-LIMIT 1 FOR UPDATE OF d SKIP LOCKED
-"""
+# Who is next, his turn taken, the slot given, the event and the job: one statement.
+_GIVE = f"""
+WITH next AS (
+    SELECT d.id, d.epoch, d.priority, d.bytes, d.project || '/' || d.sender AS owner
+    FROM deliveries d LEFT JOIN turns t ON t.repository = d.repository AND t.owner = d.project || '/' || d.sender
+    WHERE d.stage = 'QUEUED' AND d.repository = %(repository)s AND NOT d.paused
+      AND (d.not_before IS NULL OR d.not_before <= now())
+      AND (d.bytes < %(large)s OR %(large_free)s)
+      AND NOT EXISTS (SELECT 1 FROM pauses p WHERE p.target = 'route:' || d.route)
+    ORDER BY d.priority DESC, coalesce(t.turn, 0), d.queued_at, d.id
+    LIMIT 1 FOR UPDATE OF d SKIP LOCKED
+), turn AS (
+    INSERT INTO turns (repository, owner, turn) SELECT %(repository)s, owner, nextval('turn_numbers') FROM next
+    ON CONFLICT (repository, owner) DO UPDATE SET turn = excluded.turn
+), moved AS (
+    UPDATE deliveries d SET stage = 'IMPORTING', not_before = NULL, updated_at = now() FROM next WHERE d.id = next.id
+), told AS (
+    INSERT INTO events (delivery, stage, note) SELECT id, 'IMPORTING', '' FROM next
+)
+SELECT id, bytes >= %(large)s, {
+    jobs.deferring(
+        "priority", "jsonb_build_object('delivery', id, 'epoch', epoch, 'step', 'import')", "NULL::timestamptz"
+    )
+} FROM next
+"""  # noqa: S608 - our own text
 
 
 def limit(connection: Connection, repository: str, imports: int) -> None:
@@ -57,17 +71,14 @@ def admit(connection: Connection, repository: str) -> list[DeliveryId]:
         slots = min(1, imports) if down else imports  # While it is down, one delivery asks for all.
         running, large = _running(connection, repository)
         while running < slots:
-            chosen = connection.execute(
-                _NEXT,
+            given = connection.execute(
+                _GIVE,
                 {"repository": repository, "large": LARGE_BYTES, "large_free": large < max(1, imports - 1)},
             ).fetchone()
-            if chosen is None:
+            if given is None:
                 break
-            delivery, epoch, priority, owner = chosen
-            _take_turn(connection, repository, owner)
-            _give_slot(connection, jobs.Job(DeliveryId(delivery), epoch, "import"), priority)
-            admitted.append(DeliveryId(delivery))
-            running, large = _running(connection, repository)
+            admitted.append(DeliveryId(given[0]))
+            running, large = running + 1, large + bool(given[1])
     return admitted
 
 
@@ -104,20 +115,3 @@ def _running(connection: Connection, repository: str) -> tuple[int, int]:
         (LARGE_BYTES, repository),
     ).fetchone()
     return (int(row[0]), int(row[1])) if row else (0, 0)
-
-
-def _take_turn(connection: Connection, repository: str, owner: str) -> None:
-    connection.execute(
-        "INSERT INTO turns (repository, owner, turn) VALUES (%s, %s, nextval('turn_numbers'))"
-        " ON CONFLICT (repository, owner) DO UPDATE SET turn = excluded.turn",
-        (repository, owner),
-    )
-
-
-def _give_slot(connection: Connection, job: jobs.Job, priority: int) -> None:
-    connection.execute(
-        "UPDATE deliveries SET stage = 'IMPORTING', not_before = NULL, updated_at = now() WHERE id = %s",
-        (job.delivery,),
-    )
-    add_event(connection, job.delivery, Stage.IMPORTING)
-    jobs.queue(connection, job, priority=priority)

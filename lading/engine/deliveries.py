@@ -203,7 +203,7 @@ WITH moved AS (
 ), cleared AS (
     DELETE FROM findings USING moved WHERE findings.delivery = moved.id AND findings.step = %(step)s
 )
-SELECT paused, CASE WHEN %(args)s::jsonb IS NOT NULL AND NOT paused THEN {jobs.DEFER} END FROM moved
+SELECT paused, CASE WHEN %(args)s::jsonb IS NOT NULL AND NOT paused THEN {jobs.deferring()} END FROM moved
 """  # noqa: S608 - our own text
 
 
@@ -347,11 +347,15 @@ def held(connection: Connection, delivery: str) -> Iterator[bool]:
 
 
 class TableJournal:
-    """The Journal of one delivery: rows in the `journal` table, each committed at once."""
+    """The Journal of one delivery: rows in the `journal` table, each committed at once.
+
+    Made anew for every step, and read once in it: whoever holds the delivery's lock is the only one to write there.
+    """
 
     def __init__(self, connection: Connection, delivery: str) -> None:
         self._connection = connection
         self._delivery = delivery
+        self._noted: dict[str, str] | None = None
 
     def note(self, key: str, value: str) -> None:
         """See `lading.ports.Journal`."""
@@ -360,17 +364,21 @@ class TableJournal:
             " ON CONFLICT (delivery, key) DO UPDATE SET value = excluded.value, at = now()",
             (self._delivery, key, value),
         )
+        if self._noted is not None:
+            self._noted[key] = value
 
     def recall(self, key: str) -> str | None:
         """See `lading.ports.Journal`."""
-        row = self._connection.execute(
-            "SELECT value FROM journal WHERE delivery = %s AND key = %s", (self._delivery, key)
-        ).fetchone()
-        return None if row is None else str(row[0])
+        if self._noted is None:
+            rows = self._connection.execute("SELECT key, value FROM journal WHERE delivery = %s", (self._delivery,))
+            self._noted = {str(name): str(value) for name, value in rows.fetchall()}
+        return self._noted.get(key)
 
     def forget(self, key: str) -> None:
         """As if the key had never been noted."""
         self._connection.execute("DELETE FROM journal WHERE delivery = %s AND key = %s", (self._delivery, key))
+        if self._noted is not None:
+            self._noted.pop(key, None)
 
 
 def _text(value: str) -> str:

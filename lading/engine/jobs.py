@@ -47,22 +47,23 @@ class StalledJob:
     job: Job
 
 
-DEFER = (
-    "procrastinate_defer_jobs_v1(ARRAY[ROW(%(queue)s, %(task)s, %(priority)s, NULL, NULL, %(args)s, %(at)s)]"
-    "::procrastinate_job_to_defer_v1[])"
-)
-"""Queues a job, inside a statement of ours; its values come from `deferral`."""
+def deferring(priority: str = "%(priority)s", args: str = "%(args)s", at: str = "%(at)s") -> str:
+    """The SQL that queues a job inside a statement of ours; its values are expressions, else those of `deferral`."""
+    return (
+        f"procrastinate_defer_jobs_v1(ARRAY[ROW('{QUEUE}', '{TASK}', {priority}, NULL, NULL, {args}, {at})]"
+        "::procrastinate_job_to_defer_v1[])"
+    )
 
 
 def deferral(job: Job | None, *, priority: int = 0, at: datetime | None = None) -> dict[str, object]:
-    """The values of `DEFER`; `args` is None without a job."""
+    """The values of `deferring`; `args` is None without a job."""
     args = json.dumps({"delivery": job.delivery, "epoch": job.epoch, "step": job.step}) if job else None
-    return {"queue": QUEUE, "task": TASK, "priority": priority, "args": args, "at": at}
+    return {"priority": priority, "args": args, "at": at}
 
 
 def queue(connection: Connection, job: Job, *, priority: int = 0, at: datetime | None = None) -> None:
     """Queue the job as part of the caller's transaction; not before `at`."""
-    connection.execute(f"SELECT {DEFER}", deferral(job, priority=priority, at=at))
+    connection.execute(f"SELECT {deferring()}", deferral(job, priority=priority, at=at))
 
 
 def app(run: Callable[[Job], None]) -> procrastinate.App:

@@ -143,6 +143,7 @@ class ServerMemory:
             events=events,
             error=str(failure.get("message", "")),
             next_command=str(failure.get("next", "")),
+            given_up=bool(failure) and not failure.get("retried", False),
             attempt=row.attempt,
             not_before=row.not_before,
             paused=row.paused,
