@@ -174,7 +174,7 @@ AGENT_DELIVERIES = Family(
 AGENT_OLDEST = Family(
     "lading_agent_oldest_delivery_age_seconds",
     _GAUGE,
-    "how long ago the oldest of them was found; missing when there is none",
+    "how long ago the oldest of them was found, but for live acquisitions; missing when there is none",
     ("route", "stage"),
 )
 AGENT_UNSENT = Family("lading_agent_unsent_bytes", _GAUGE, "bytes that are listed and have not left yet", ("route",))
@@ -193,9 +193,39 @@ AGENT_RECEIPT = Family(
 WATCH_UP = Family("lading_watch_up", _GAUGE, "1 when the watched folder could be looked into", ("path",))
 WATCH_SCAN = Family("lading_watch_scan_timestamp_seconds", _GAUGE, "when it was last looked into", ("path",))
 WATCH_INCOMPLETE = Family("lading_watch_incomplete", _GAUGE, "sessions in it that are not complete yet", ("path",))
+LIVE = Family(
+    "lading_live_acquisitions",
+    _GAUGE,
+    "acquisitions of live routes that are not closed: acquiring, closing",
+    ("route", "state"),
+)
+LIVE_WAITING = Family(
+    "lading_live_files_waiting", _GAUGE, "files that came to rest and are not at the target yet", ("route",)
+)
+LIVE_WAITING_BYTES = Family("lading_live_bytes_waiting", _GAUGE, "bytes in those files", ("route",))
+LIVE_REFUSED = Family(
+    "lading_live_files_refused", _GAUGE, "those of them that cannot go: `lading live list`", ("route",)
+)
+LIVE_LAG = Family(
+    "lading_live_lag_seconds", _GAUGE, "how long the oldest of those files has waited; 0 when all are there", ("route",)
+)
+LIVE_LINK = Family(
+    "lading_live_link_up",
+    _GAUGE,
+    "0 while the last attempt to reach the target failed; missing before the first, and without an acquisition",
+    ("route",),
+)
+LIVE_FILES = Family(
+    "lading_live_files_total",
+    _COUNTER,
+    "files carried while their acquisition went on, as STATUS.json says",
+    ("route",),
+)
+LIVE_BYTES = Family("lading_live_bytes_total", _COUNTER, "bytes in those files", ("route",))
 AGENT = (
     AGENT_DELIVERIES, AGENT_OLDEST, AGENT_UNSENT, AGENT_FAILING, AGENT_VERIFIED, AGENT_RECEIPT,
     WATCH_UP, WATCH_SCAN, WATCH_INCOMPLETE,
+    LIVE, LIVE_WAITING, LIVE_WAITING_BYTES, LIVE_REFUSED, LIVE_LAG, LIVE_LINK, LIVE_FILES, LIVE_BYTES,
 )  # fmt: skip
 
 EVERY = (*BOTH, *SERVER, *AGENT)

@@ -8,9 +8,24 @@ import time
 import urllib.error
 from contextlib import suppress
 
+from lading.inbox import Inbox
 from lading.testing.facility import Facility
 from lading.testing.scraping import Figures, read, scrape
 from lading.testing.servers import free_port
+
+LIVE = """
+home = "state"
+[agent]
+scan_every = 0.3
+metrics = "127.0.0.1:{port}"
+[[agent.watch]]
+path = "instrument"
+route = "em"
+quiet = 0.2
+[routes.em]
+transport = {{ kind = "local", path = "{target}" }}
+live = {{ settle = 0.3, status_every = 0.3, close_after = 0.0 }}
+"""
 
 
 def scraped(site: Facility, port: int) -> Figures:
@@ -81,6 +96,56 @@ def test_a_night_in_figures(make_site) -> None:
     assert without.labelled("lading_inbox_up", inbox="main") == 1
     assert without["lading_agent_verified_total"] == 2
     assert not any("sub-00" in name or "mistyped" in name or "MR1" in name for name in both)
+
+
+def test_the_lag_of_a_live_route(tmp_path) -> None:
+    port, site = free_port(), Facility(tmp_path)
+    target, movies = tmp_path / "target", tmp_path / "instrument" / "DEMO" / "sub-001" / "EM1"
+    target.mkdir()
+    movies.mkdir(parents=True)
+    Inbox.create(target)
+    (tmp_path / "lading.toml").write_text(LIVE.format(target=target, port=port))
+    site.start_agent()
+    try:
+        (movies / "1.tif").write_bytes(b"x" * 1000)
+        first: Figures = Figures()
+
+        def carried() -> bool:
+            first.update(scraped(site, port))
+            return first.get("lading_live_files_total{route='em'}") == 1
+
+        site.until(carried, seconds=90, why="the first movie is there", every=0.3)
+        target.rename(tmp_path / "unmounted")
+        (movies / "2.tif").write_bytes(b"x" * 1000)
+        away = Figures()
+
+        def lags() -> bool:
+            away.update(scraped(site, port))
+            return away.labelled("lading_live_lag_seconds", route="em") > 0
+
+        site.until(lags, seconds=90, why="the second movie waits", every=0.3)
+        site.until(
+            lambda: scraped(site, port).labelled("lading_live_link_up", route="em") == 0,
+            seconds=90,
+            why="the link is down",
+        )
+        (tmp_path / "unmounted").rename(target)
+        back = Figures()
+
+        def caught_up() -> bool:
+            back.update(scraped(site, port))
+            return back.labelled("lading_live_files_total", route="em") == 2
+
+        site.until(caught_up, seconds=90, why="the second movie is there", every=0.3)
+    finally:
+        site.close()
+
+    assert first.labelled("lading_live_link_up", route="em") == 1
+    assert first.labelled("lading_live_lag_seconds", route="em") == 0
+    assert away.labelled("lading_live_files_waiting", route="em") == 1
+    assert away.labelled("lading_live_bytes_waiting", route="em") == 1000
+    assert back.labelled("lading_live_lag_seconds", route="em") == 0
+    assert back.labelled("lading_live_bytes_total", route="em") == 2000
 
 
 def test_settings_that_would_show_figures_to_anybody_start_nothing(make_site) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from lading.agent.live_book import Link, LiveBook, LiveState
 from lading.agent.outbox import OUTBOX_NAME, Outbox
 from lading.agent.outgoing import Outgoing, WatchReport
 from lading.config import Config, load
 from lading.delivery import Labels, Stage
+from lading.deposit import Settled
 from lading.errors import Unreachable
-from lading.metrics import agent
+from lading.metrics import agent, live
 from lading.metrics.collecting import Collector
 from lading.metrics.text import exposition
 from lading.testing.scraping import Figures, read
@@ -21,6 +23,9 @@ SETTINGS = """
 home = "home"
 [routes.mri]
 transport = { kind = "local", path = "inbox" }
+[routes.em]
+transport = { kind = "local", path = "inbox" }
+live = { settle = 1.0 }
 [[agent.watch]]
 path = "instrument"
 route = "mri"
@@ -139,3 +144,74 @@ def test_what_was_proven_long_ago_is_not_read(config: Config, outbox: Outbox) ->
     assert found["lading_agent_verified_total"] == 20_000
     assert any("SEARCH deliveries" in plan for plan in plans)
     assert not [plan for plan in plans if "SCAN deliveries" in plan], plans
+
+
+def acquire(outbox: Outbox, name: str) -> LiveBook:
+    """An acquisition on the live route, of three files at rest."""
+    taken = outbox.take(Path("/data") / name, "em", Labels("P", "sub-001", name), fingerprint=name, live=True)
+    book = LiveBook(outbox)
+    book.get(taken.id)
+    book.settle(taken.id, [Settled(f"movies/{number}.tif", 1000, number) for number in range(3)])
+    return book
+
+
+def test_live_acquisitions_their_lag_and_the_link(config: Config, outbox: Outbox) -> None:
+    idle = figures(config)
+    book = acquire(outbox, "one")
+    (one,) = book.deliveries()
+    with outbox.writing() as db:
+        db.execute("UPDATE live_files SET settled_at = ? WHERE mtime_ns = 0", (time.time() - 1000,))
+        db.execute("UPDATE deliveries SET created_at = 1000 WHERE live = 1")
+    waiting = figures(config)
+    book.link(one, Link.DOWN)
+    down = figures(config)
+    book.link(one, Link.UP)
+    book.carried(one, [(row.settled, "0" * 64) for row in book.waiting(one, files=9, size=1 << 40)])
+    outbox.amend(one, sent_files=3, sent_bytes=3000)  # as the push does with every STATUS.json
+    there = figures(config)
+    acquire(outbox, "two")
+    book.put(one, state=LiveState.CLOSED)
+    outbox.move(one, Stage.VERIFIED)
+    closed = figures(config)
+
+    assert idle.labelled("lading_live_files_waiting", route="em") == 0
+    assert idle.labelled("lading_live_lag_seconds", route="em") == 0
+    assert idle.labelled("lading_live_files_total", route="em") == 0
+    assert "lading_live_link_up{route='em'}" not in {*idle, *waiting}
+    assert waiting.labelled("lading_live_acquisitions", route="em", state="acquiring") == 1
+    assert waiting.labelled("lading_live_files_waiting", route="em") == 3
+    assert waiting.labelled("lading_live_bytes_waiting", route="em") == 3000
+    assert 1000 <= waiting.labelled("lading_live_lag_seconds", route="em") < 1600
+    assert not any(name.startswith("lading_agent_oldest") for name in waiting)
+    assert down.labelled("lading_live_link_up", route="em") == 0
+    assert there.labelled("lading_live_link_up", route="em") == 1
+    assert there.labelled("lading_live_files_waiting", route="em") == 0
+    assert there.labelled("lading_live_lag_seconds", route="em") == 0
+    assert there.labelled("lading_live_files_total", route="em") == 3
+    assert closed.labelled("lading_live_acquisitions", route="em", state="acquiring") == 1
+    assert closed.labelled("lading_live_files_waiting", route="em") == 3
+    assert closed.labelled("lading_live_files_total", route="em") == 3
+    assert closed.labelled("lading_live_bytes_total", route="em") == 3000
+
+
+def test_files_that_were_carried_are_not_counted_one_by_one(config: Config, outbox: Outbox) -> None:
+    acquire(outbox, "one")
+
+    plans = [row["detail"] for question in live.QUESTIONS for row in outbox.rows(f"EXPLAIN QUERY PLAN {question}")]
+
+    files = [plan for plan in plans if plan.split()[1] == "f"]
+    assert files == ["SCAN f USING INDEX live_files_waiting"], plans
+    assert not [plan for plan in plans if plan.startswith("SCAN d")], plans
+
+
+def test_an_outbox_from_before_live_mode_is_read(config: Config, outbox: Outbox) -> None:
+    take(outbox, "one")
+    with outbox.writing() as db:
+        db.execute("DROP TABLE live")
+        db.execute("ALTER TABLE deliveries DROP COLUMN live")
+
+    found = figures(config)
+
+    assert found.labelled("lading_up", program="agent") == 1
+    assert found.labelled("lading_agent_deliveries", route="mri", stage="READY") == 1
+    assert not any(name.startswith("lading_live") for name in found)

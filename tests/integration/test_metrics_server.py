@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
 
 import psycopg
 import pytest
@@ -121,6 +122,46 @@ def test_what_was_verified_is_counted_once_and_for_ever(config: Config, connecti
         assert found.labelled("lading_verified_bytes_total", route="mri") == 3 << 40
     row_count = connection.execute("SELECT count(*) FROM tallies").fetchone()
     assert row_count == (1,)
+
+
+def test_the_proven_of_earlier_releases_count_too(config: Config, connection: Connection) -> None:
+    for stage in (Stage.VERIFIED, Stage.VERIFIED, Stage.HELD):
+        deliveries.advance(connection, arrive(connection), stage, Change(error=FAILURE))
+    connection.execute("DROP TABLE tallies")
+    connection.execute("DROP FUNCTION lading_tally_ended, lading_tally_failed CASCADE")
+    connection.execute("DROP INDEX deliveries_refused")
+    connection.execute("DELETE FROM lading_migrations WHERE name = 'lading/0004_tallies.sql'")
+
+    assert database.migrate(postgres.dsn_of(config)) == ["lading/0004_tallies.sql"]
+    found = figures(config)
+
+    assert found.labelled("lading_ended_total", route="mri", stage="VERIFIED") == 2
+    assert found.labelled("lading_ended_total", route="mri", stage="HELD") == 1
+    assert found.labelled("lading_verified_bytes_total", route="mri") == 2000
+
+
+def test_adding_up_loses_nothing_while_others_count(config: Config, connection: Connection) -> None:
+    done = Event()
+
+    def add_up() -> None:
+        with database.connect(postgres.dsn_of(config)) as own:
+            while not done.is_set():
+                compact(own)
+
+    seen = []
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(add_up) for _ in range(2)]
+        try:
+            for _ in range(100):
+                deliveries.advance(connection, arrive(connection), Stage.VERIFIED)
+                row = connection.execute("SELECT sum(number), sum(bytes) FROM tallies").fetchone()
+                seen.append(row)
+        finally:
+            done.set()
+        for one in both:
+            one.result(timeout=60)
+
+    assert seen == [(number, number * 1000) for number in range(1, 101)]
 
 
 def test_what_a_seal_claims_cannot_overflow_a_counter(config: Config, connection: Connection) -> None:
