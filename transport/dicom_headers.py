@@ -1,5 +1,6 @@
 """Reads what the receiver must know of an image, from its header alone."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 import pydicom
 from pydicom import config as pydicom_config
 
+from lading.checks import dicom_fast
 from transport.dicom_settings import FIELDS
 
+_SOP_INSTANCE, _STUDY, _INSTANCES = 0x00080018, 0x0020000D, 0x00201208
+_IDENTITY = dicom_fast.Wanted({_SOP_INSTANCE: b"UI", _STUDY: b"UI", _INSTANCES: b"IS"})
 _ANNOUNCED = "NumberOfStudyRelatedInstances"
 _MOST_ANNOUNCED = 1_000_000
 _LONGEST_VALUE = 256
@@ -37,8 +41,35 @@ def read_header(path: Path) -> Header:
         raise ValueError(f"not DICOM that can be read: {type(exc).__name__}") from exc
     if not fields["StudyInstanceUID"] or not sop_instance:
         raise ValueError("it has no StudyInstanceUID or no SOPInstanceUID")
-    number = int(announced) if announced.isascii() and announced.isdecimal() and len(announced) < 8 else 0
-    return Header(fields["StudyInstanceUID"], sop_instance, fields, min(number, _MOST_ANNOUNCED))
+    return Header(fields["StudyInstanceUID"], sop_instance, fields, _number(announced))
+
+
+def read_identity(path: Path) -> Header:
+    """The same without `fields`, fast: for each image that arrives. Raises ValueError for what is no usable image, OSError."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        size, first = os.fstat(handle).st_size, os.read(handle, dicom_fast.FIRST_READ)
+        values = dicom_fast.collect(handle, size, first, _IDENTITY).values
+        study, sop_instance, announced = (_plain(values.get(tag, b"")) for tag in (_STUDY, _SOP_INSTANCE, _INSTANCES))
+    except (dicom_fast.Unsure, dicom_fast.EndsEarly):
+        return read_header(path)
+    finally:
+        os.close(handle)
+    if not study or not sop_instance:
+        raise ValueError("it has no StudyInstanceUID or no SOPInstanceUID")
+    return Header(study, sop_instance, {}, _number(announced))
+
+
+def _plain(raw: bytes) -> str:
+    text = raw.rstrip(b"\0 ").decode("latin-1")
+    if len(text) > _LONGEST_VALUE or not text.isascii() or text != text.strip():
+        raise dicom_fast.Unsure("a value that is not plain")
+    return text
+
+
+def _number(text: str) -> int:
+    """How many images were announced, 0 when it does not say."""
+    return min(int(text), _MOST_ANNOUNCED) if text.isascii() and text.isdecimal() and len(text) < 8 else 0
 
 
 def _text(value: object) -> str:
