@@ -4,11 +4,16 @@ An importer writes it (`valves/NAME.json`); whoever wants to know reads it. A re
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from lading.locks import FileLock
+
 FOLDER = "valves"
 OPEN, CLOSED, AJAR = "open", "closed", "ajar"
+_MOST_COUNTED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +60,30 @@ def read_state(file: Path) -> ValveState | None:
         return None
 
 
+@contextmanager
+def counted(file: Path) -> Iterator[None]:
+    """The block is an import that is under way at the server whose valve is `file`: it counts until it ends, however that is."""
+    marks = (FileLock(file.with_name(f".{file.stem}.import-{number}")) for number in range(_MOST_COUNTED))
+    mark = next((mark for mark in marks if mark.acquire()), None)
+    try:
+        yield
+    finally:
+        if mark is not None:
+            mark.release()
+
+
+def under_way(file: Path) -> int:
+    """How many imports are under way at that server, from this machine."""
+    marks = file.parent.glob(f".{file.stem}.import-*")
+    return sum(FileLock(mark).holder() is not None for mark in marks)
+
+
 def told(home: Path, now: float) -> list[dict[str, str | float]]:
     """The valves of this machine: repository, position, reason, since, until (seconds since the epoch), and the figures.
 
     `paused_s`: how long it was closed last; `imports_to_go`: how many must still go well before it is fully open; `database_s`:
     how long the server's database usually takes to answer, 0 when nobody measured. `database_last_s`, `verify_s`, `free_bytes`:
-    what was measured last, -1 for never.
+    what was measured last, -1 for never. `imports_under_way`: between `verifyUpload` and the end, from this machine.
     """
     found: list[dict[str, str | float]] = []
     for file in sorted((home / FOLDER).glob("*.json")):
@@ -81,6 +104,7 @@ def told(home: Path, now: float) -> list[dict[str, str | float]]:
                     "database_last_s": state.database,
                     "verify_s": state.verify,
                     "free_bytes": state.free,
+                    "imports_under_way": under_way(file),
                 }
             )
     return found

@@ -20,7 +20,7 @@ from lading.disk import write_whole
 from lading.errors import TargetUnavailable
 from lading.locks import FileLock
 from lading.ports import Clock
-from lading.valves import AJAR, CLOSED, FOLDER, ValveState, read_state
+from lading.valves import AJAR, CLOSED, FOLDER, ValveState, counted, read_state
 from omero_importer.settings import ValveSettings
 
 _LOCK_S = 10.0
@@ -116,7 +116,8 @@ class Valve:
                 next_command="lading status",
             )
         try:
-            yield
+            with counted(self._file):
+                yield
         finally:
             if ajar:
                 self._passage.release()

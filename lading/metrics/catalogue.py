@@ -98,7 +98,12 @@ REPOSITORY_FAILURES = Family(
     "lading_repository_failures", _GAUGE, "unbroken failures to reach the repository", ("repository",)
 )
 REPOSITORY_PAUSED = Family("lading_repository_paused", _GAUGE, "1 while it is paused on request", ("repository",))
-IMPORTS = Family("lading_repository_imports", _GAUGE, "deliveries being imported: sent, or waited for", ("repository",))
+IMPORTS = Family(
+    "lading_repository_imports",
+    _GAUGE,
+    "deliveries in import slots: their files are being sent, or an import of theirs is under way",
+    ("repository",),
+)
 IMPORTS_LIMIT = Family(
     "lading_repository_imports_limit",
     _GAUGE,
@@ -127,6 +132,12 @@ VALVE_PAUSE = Family(
 )
 VALVE_TO_GO = Family(
     "lading_valve_imports_to_go", _GAUGE, "imports that must go well before it is fully open", ("repository",)
+)
+VALVE_UNDER_WAY = Family(
+    "lading_valve_imports_under_way",
+    _GAUGE,
+    "imports at the repository, from `verifyUpload` to their end, by workers of this machine; a delivery has one at most",
+    ("repository",),
 )
 VALVE_DATABASE = Family(
     "lading_valve_database_seconds", _GAUGE, "how long the repository's database took to answer last", ("repository",)
@@ -159,7 +170,7 @@ SERVER = (
     JOBS, WORKERS, WORKER_HEARTBEAT, SERVER_HEARTBEAT, DATABASE_ANSWER, CHORES, REPORTS, OLDEST_REPORT, ALARMS,
     INBOX_UP, INBOX_FREE, INBOX_KEEP,
     REPOSITORY_UP, REPOSITORY_FAILURES, REPOSITORY_PAUSED, IMPORTS, IMPORTS_LIMIT, QUEUED,
-    VALVE, VALVE_CAUSE, VALVE_LEFT, VALVE_PAUSE, VALVE_TO_GO, VALVE_DATABASE, VALVE_USUAL, VALVE_SLOT, VALVE_FREE,
+    VALVE, VALVE_CAUSE, VALVE_LEFT, VALVE_PAUSE, VALVE_TO_GO, VALVE_UNDER_WAY, VALVE_DATABASE, VALVE_USUAL, VALVE_SLOT, VALVE_FREE,
     FETCH, FETCH_URGENT, FETCH_DUE,
 )  # fmt: skip
 

@@ -45,6 +45,7 @@ def valves(config: Config, clock: Clock) -> Iterator[Figure]:
             yield catalogue.VALVE_LEFT.of(max(0.0, float(valve["until"]) - now), name)
             yield catalogue.VALVE_PAUSE.of(float(valve["paused_s"]), name)
             yield catalogue.VALVE_TO_GO.of(float(valve["imports_to_go"]), name)
+            yield catalogue.VALVE_UNDER_WAY.of(float(valve["imports_under_way"]), name)
             for family, key in _SIGNALS:
                 measured = float(valve[key])
                 # Below nought, nobody has measured; no time is nought either, while a disk may well have no room left.

@@ -1,6 +1,8 @@
 """The valve's figures: what closed it, what it watches, under the name that the settings have for the server."""
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -100,6 +102,31 @@ def test_a_closed_one_says_what_closed_it(config: Config, valve: Valve, cause: s
         assert found.labelled("lading_valve_free_bytes", repository="micro") == 0
     assert ajar.labelled("lading_valve", repository="micro", position="ajar") == 1
     assert ajar.labelled("lading_valve_closed_for_seconds", repository="micro") == 0
+
+
+def test_imports_under_way_are_counted_and_those_of_the_dead_are_not(config: Config, valve: Valve) -> None:
+    valve.saw_database(0.02)
+    told = [figures(config)]
+    with valve.import_under_way(), valve.import_under_way():
+        told.append(figures(config))
+        program = (
+            "import sys; from pathlib import Path; from omero_importer.settings import ValveSettings;"
+            "from omero_importer.valve import Valve\n"
+            "with Valve(Path(sys.argv[1]), sys.argv[2], ValveSettings()).import_under_way():\n"
+            "    print('there', flush=True); sys.stdin.read()"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(config.home), valve.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"there\n"
+            told.append(figures(config))
+            other.kill()
+            other.wait(60)
+        told.append(figures(config))
+    told.append(figures(config))
+
+    assert [each.labelled("lading_valve_imports_under_way", repository="micro") for each in told] == [0, 2, 3, 2, 0]
 
 
 def test_a_file_of_an_older_program_and_one_of_a_newer_are_read(config: Config) -> None:
