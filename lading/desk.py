@@ -30,8 +30,9 @@ class UnknownDelivery(LadingError):
 class Account:
     """Everything known about one delivery.
 
-    `error` and `next_command` belong to the last failure. `source` is the folder at the sender ("" on a pure server).
-    `sent_bytes` of `delivery.bytes` have left. `not_before` is when it is tried again. `known_to`: "server", "agent" or both.
+    `error` and `next_command` belong to the last failure; `given_up` says that it is not tried again by itself. `source` is
+    the folder at the sender ("" on a pure server). `sent_bytes` of `delivery.bytes` have left. `not_before` is when it is
+    tried again. `known_to`: "server", "agent" or both.
     """
 
     delivery: Delivery
@@ -41,6 +42,7 @@ class Account:
     events: tuple[Event, ...] = ()
     error: str = ""
     next_command: str = ""
+    given_up: bool = False
     source: str = ""
     sent_bytes: int = 0
     attempt: int = 0

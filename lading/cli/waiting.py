@@ -18,6 +18,9 @@ from lading.desk import DONE, Account
 
 FINAL = DONE | {Stage.REJECTED, Stage.HELD, Stage.CANCELLED}
 NOT_FINISHED = 7
+IN_VAIN = 5
+_READING_AGAIN = ("verify-again: ", "reread: ")
+"""How the note of an event begins that tells of a second reading back that failed; the delivery itself stays what it was."""
 
 # How far along the line each stage is, of nine steps: for the bar only.
 _STEPS = (
@@ -47,10 +50,16 @@ def wait_for(
         output.answer({"deliveries": [summary(a, app.program) for a in accounts]})
     else:
         for account in accounts:
-            if account.needs_you:
+            if account.needs_you or _in_vain(account, since):
                 output.say(f"{account.delivery.id}: {account.error or account.stage}", style="yellow")
                 output.say_next(account.command(app.program))
-    sys.exit(max((exit_code(a.stage) if _at_rest(a, since) else NOT_FINISHED for a in accounts), default=0))
+    sys.exit(max((_code(a, since) for a in accounts), default=0))
+
+
+def _code(account: Account, since: datetime | None) -> int:
+    if _in_vain(account, since):
+        return IN_VAIN
+    return exit_code(account.stage) if _at_rest(account, since) else NOT_FINISHED
 
 
 def exit_code(stage: Stage) -> int:
@@ -64,8 +73,19 @@ def _at_rest(account: Account, since: datetime | None) -> bool:
     if account.stage not in FINAL or since is None:
         return account.stage in FINAL
     # The receipt is written a moment before the stage: until both say the same, the answer is on its way.
+    if _in_vain(account, since):
+        return True
     found = account.receipt
     return found is not None and found.at > since and (found.stage is Stage.VERIFIED) == (account.stage in DONE)
+
+
+def _in_vain(account: Account, since: datetime | None) -> bool:
+    """Whether the repository could not be read again, and nobody tries that by himself: the login is wrong, say."""
+    return (
+        since is not None
+        and account.given_up
+        and any(event.at > since and event.note.startswith(_READING_AGAIN) for event in account.events)
+    )
 
 
 def watch(
