@@ -29,12 +29,12 @@ demo: $(VENV)/.ready $(if $(OMERO),omero)  ## the main job on real DICOM, in .de
 	@$(BIN)/python -m lading.demo --root .demo
 
 test: omero  ## the default suite, with real servers on loopback
-	@tools/debian-packages.sh rsync openssh-server openssh-client openssl stunnel4 apache2-bin dcmtk exfat-fuse exfatprogs ntfs-3g samba $(PROFTPD) zeroc-glacier2 $(JAVA)
+	@tools/debian-packages.sh rsync openssh-server openssh-client openssl stunnel4 apache2-bin dcmtk orthanc exfat-fuse exfatprogs ntfs-3g samba $(PROFTPD) zeroc-glacier2 $(JAVA)
 	@tools/ftp-servers.sh
 	$(PYTEST) $(SPREAD) -m "not slow"
 
 slow: omero  ## what the default suite leaves out: crash storms, files over 4 GiB
-	@tools/debian-packages.sh rsync openssh-server openssh-client openssl stunnel4 apache2-bin dcmtk exfat-fuse exfatprogs ntfs-3g samba $(PROFTPD) zeroc-glacier2 $(JAVA)
+	@tools/debian-packages.sh rsync openssh-server openssh-client openssl stunnel4 apache2-bin dcmtk orthanc exfat-fuse exfatprogs ntfs-3g samba $(PROFTPD) zeroc-glacier2 $(JAVA)
 	@tools/ftp-servers.sh
 	@PYTHON=$(PYTHON) tools/swift-server.sh
 	@PYTHON=$(PYTHON) tools/globus-cli.sh
