@@ -209,13 +209,13 @@ def bring_handed_over(
 def hash_here(root: Path, ledger: Ledger, delivery: str, algorithms: Iterable[str]) -> None:
     """Note the digests of files that another program has brought below `root`.
 
-    Raises SourceChanged when one is not there, or not of the listed size.
+    Raises SourceChanged when one is not there, or not of the listed size, and Corrupted when it is not what the list says.
     """
     names = ("sha256", *(name for name in algorithms if name != "sha256"))
     below = Folder(root)
     try:
         for rows in _batches(ledger.files(delivery, missing=True)):
-            ledger.arrived(delivery, [(row.path, _hashed(below, row, names, {})) for row in rows])
+            ledger.arrived(delivery, [(row.path, _hashed(below, row, names, row.offered)) for row in rows])
     finally:
         below.close()
 

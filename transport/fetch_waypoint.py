@@ -18,7 +18,7 @@ from lading.manifest import Entry, Manifest
 from lading.ports import Progress
 from lading.seal import MAX_SEAL_BYTES, PAPERS, SEAL_NAME, Seal, read_seal
 from transport.bodies import FileBody, Folder, SmallBody
-from transport.fetch_files import Bringing
+from transport.fetch_files import Bringing, hash_here
 from transport.fetch_ledger import Ledger, Progressing, Remembered, changed
 from transport.fetch_look import HostileName, folders_in, refused
 from transport.fetching import Fetching
@@ -26,7 +26,7 @@ from transport.foreign import TARGET, translating
 from transport.landing import Landing
 from transport.pacing import Unpaced
 from transport.placing import read_sentinel, small_file
-from transport.remote import RemoteFile
+from transport.remote import CopiesTrees, RemoteFile
 from transport.stalling import Watched
 
 _INCOMING = ".lading/incoming"
@@ -141,20 +141,45 @@ class WaypointRound:
         with translating(f"cannot open {slot}", TARGET):
             landing = Landing(slot / "data")
         with landing:
-            Bringing(
-                setting.place,
-                Slot(delivery).data,
-                landing,
-                self._ledger,
-                delivery,
-                algorithms=manifest.summary.algorithms,
-                pace=setting.pace,
-                progress=self._progress,
-                mtime_ns=lambda row: int(row.version),
-            ).bring()
+            if isinstance(setting.place, CopiesTrees):
+                self._copy_tree(setting.place, delivery, manifest.summary.algorithms, slot / "data", landing)
+            else:
+                self._bring_each(delivery, manifest.summary.algorithms, landing)
             with translating(f"cannot finish {slot}", TARGET):
                 landing.keep_only(entry.path for entry in manifest)
                 landing.make_durable()
+
+    def _bring_each(self, delivery: DeliveryId, algorithms: tuple[str, ...], landing: Landing) -> None:
+        setting = self._setting
+        Bringing(
+            setting.place,
+            Slot(delivery).data,
+            landing,
+            self._ledger,
+            delivery,
+            algorithms=algorithms,
+            pace=setting.pace,
+            progress=self._progress,
+            mtime_ns=lambda row: int(row.version),
+        ).bring()
+
+    def _copy_tree(
+        self, place: CopiesTrees, delivery: DeliveryId, algorithms: tuple[str, ...], data: Path, landing: Landing
+    ) -> None:
+        for again in (True, False):
+            missing = (row.path for row in self._ledger.files(delivery, missing=True))
+            place.copy_tree(Slot(delivery).data, missing, data, self._setting.pace, self._progress)
+            try:
+                hash_here(data, self._ledger, delivery, algorithms)
+            except Corrupted:
+                if not again:
+                    raise
+                # What an earlier attempt left may have the right size and time: what is not proven is copied once more before
+                # the sender is asked.
+                with translating(f"cannot remove what is damaged in {data}", TARGET):
+                    landing.keep_only(row.path for row in self._ledger.files(delivery) if row.digests)
+            else:
+                return
 
     def _hand_over(self, papers: Path, slot: Path) -> None:
         with translating(f"cannot write the papers into {slot}", TARGET), Landing(slot) as landing:

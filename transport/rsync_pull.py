@@ -1,18 +1,23 @@
-"""Pull with rsync: one listing for a session, one rsync for its files; it compares each file with its source itself."""
+"""Pull with rsync: one listing for a session, one rsync for its files; it compares each file with its source itself.
 
+In a waypoint the few small files beside the data (papers, receipts) are read and placed by an rsync each.
+"""
+
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import Self
 
 from lading.config import structure
 from lading.errors import ConfigError, SourceChanged, Unreachable
 from lading.manifest import NameLimits
 from lading.ports import Progress, Settings
+from transport.foreign import TARGET, shown, translating
 from transport.pacing import Pace
-from transport.remote import Body, RemoteFile, RemoteTraits
+from transport.remote import BLOCK, Body, RemoteFile, RemoteTraits
 from transport.rsync_places import RsyncConfig, place_of
 from transport.rsync_run import Ended, Rsync, bytes_done, unescaped
 
@@ -23,7 +28,7 @@ _PARTIAL = ".rsync-partial"
 
 
 class RsyncSource:
-    """A folder that rsync reaches, to be read only; fills the roles RemotePlace and CopiesTrees."""
+    """A folder that rsync reaches; fills the roles RemotePlace and CopiesTrees. Only in a waypoint anything is written."""
 
     def __init__(self, config: RsyncConfig) -> None:
         self._config, self._place = config, place_of(config)
@@ -86,6 +91,37 @@ class RsyncSource:
         if ended.code:
             raise ended.error(f"cannot fetch {folder} from {self.name}")
 
+    def fetched(self, path: str, into: Path) -> Path:
+        """A copy of the one file `path` in the folder `into`. Raises SourceChanged when it is not there."""
+        ended = self._rsync.run([*self._common(), self._place.address(path), "./"], cwd=into)
+        copy = into / path.rpartition("/")[2]
+        if ended.code in _MISSING_CODES and _MISSING.search(ended.stderr):
+            raise SourceChanged(f"{shown(path)} of {self.name} is gone")
+        if ended.code:
+            raise ended.error(f"cannot read {shown(path)} of {self.name}")
+        if not copy.is_file() or copy.is_symlink():
+            raise SourceChanged(f"{shown(path)} of {self.name} is no file")
+        return copy
+
+    def sent(self, folder: Path, paths: Iterable[str]) -> None:
+        """What lies in the folder `folder` under `paths` lies there too now, each whole or not at all."""
+        how = ("--dirs", "--times", "--omit-dir-times", "--perms", f"--chmod={self._config.chmod}", "--checksum")
+        self._written([*how, "--files-from=-", "--from0"], folder, paths)
+
+    def removed(self, path: str) -> None:
+        """The file, or the folder with all that is in it, is gone: named, but missing in an otherwise equal, empty tree."""
+        with tempfile.TemporaryDirectory(prefix="lading-nothing-") as empty:
+            Path(empty, path).parent.mkdir(parents=True, exist_ok=True)
+            how = ("--recursive", "--delete-missing-args", "--force", "--files-from=-", "--from0")
+            self._written(how, Path(empty), [path])
+
+    def _written(self, how: Iterable[str], folder: Path, paths: Iterable[str]) -> None:
+        names = list(paths)
+        # The target is the root, and "./" of the child's folder is the source: names from the far side are no options.
+        ended = self._rsync.run([*how, *self._common(), "./", self._place.address("")], cwd=folder, names=names)
+        if ended.code:
+            raise ended.error(f"cannot write {shown(names[0])} to {self.name}")
+
     def listing(self, path: str, *how: str) -> Iterator[tuple[str, RemoteFile]]:
         """What rsync lists for `path`: names as it prints them, relative to it. Spooled to the disk: memory stays flat."""
         with tempfile.TemporaryFile(prefix="lading-listing-") as spool:
@@ -116,7 +152,7 @@ class RsyncSource:
 
 
 class RsyncListing:
-    """Fills the role RemoteFiles as far as fetching foreign folders needs it, and ListsTrees."""
+    """Fills the roles RemoteFiles (for small files: see `read`) and ListsTrees."""
 
     def __init__(self, source: RsyncSource) -> None:
         self._source = source
@@ -144,24 +180,39 @@ class RsyncListing:
         return None
 
     def make_folders(self, path: str) -> None:
-        """Not here."""
-        self._only_read(path)
+        """See the role."""
+        with tempfile.TemporaryDirectory(prefix="lading-folders-") as folder:
+            Path(folder, path).mkdir(parents=True)
+            self._source.sent(Path(folder), [path])
 
-    def place(self, path: str, body: Body) -> None:  # noqa: ARG002
-        """Not here."""
-        self._only_read(path)
+    def place(self, path: str, body: Body) -> None:
+        """See the role. rsync itself writes under another name first."""
+        with tempfile.TemporaryDirectory(prefix="lading-small-") as folder:
+            copy = Path(folder, path)
+            with translating(f"cannot write {copy}", TARGET):
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                with copy.open("wb") as out:
+                    for block in body.blocks():
+                        out.write(block)
+                os.utime(copy, (body.mtime, body.mtime))
+            self._source.sent(Path(folder), [path])
 
-    def read(self, path: str, offset: int = 0) -> Iterator[bytes]:  # noqa: ARG002
-        """Not here: trees are copied as a whole."""
-        self._only_read(path)
-
-    def rename(self, old: str, new: str) -> None:  # noqa: ARG002
-        """Not here."""
-        self._only_read(old)
+    def read(self, path: str, offset: int = 0) -> Iterator[bytes]:
+        """See the role. By way of a copy on this machine: for small files; trees are copied as a whole."""
+        with tempfile.TemporaryDirectory(prefix="lading-small-") as folder:
+            copy = self._source.fetched(path, Path(folder))
+            with translating(f"cannot read {copy}", TARGET), copy.open("rb") as file:
+                file.seek(offset)
+                while block := file.read(BLOCK):
+                    yield block
 
     def remove(self, path: str) -> None:
-        """Not here."""
-        self._only_read(path)
+        """See the role."""
+        self._source.removed(path)
+
+    def rename(self, old: str, new: str) -> None:  # noqa: ARG002
+        """rsync cannot."""
+        raise ConfigError(f"rsync cannot rename {old!r}")
 
     def close(self) -> None:
         """Nothing is open."""
@@ -171,9 +222,6 @@ class RsyncListing:
         for name, found in self._source.listing(prefix, *how):
             if name != ".":
                 yield RemoteFile(prefix + name, found.size, found.mtime, found.folder)
-
-    def _only_read(self, path: str) -> NoReturn:
-        raise ConfigError(f"fetching by rsync reads folders and nothing else; it cannot do that with {path!r}")
 
 
 def _described(match: "re.Match[bytes]") -> RemoteFile:

@@ -413,8 +413,11 @@ def test_two_rounds_at_a_time_are_refused(scene):
 # -- waypoints ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def waypoint(scene):
+@pytest.fixture(params=["sftp", "rsync"])
+def waypoint(request, scene):
+    if request.param == "rsync" and not shutil.which("rsync"):
+        pytest.skip("rsync is not installed (Debian: rsync)")
+    scene.kind = request.param
     Inbox.create(scene.remote, limits=InboxLimits(keep_free_bytes=0))
     return scene
 
@@ -459,6 +462,27 @@ def test_a_sealed_delivery_comes_with_its_papers_and_the_receipt_goes_back(waypo
     errand.carry()
     fetcher.round()
     assert trees.look(waypoint.remote) == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("rsync"), reason="rsync is not installed (Debian: rsync)")
+def test_rsync_takes_from_a_waypoint_over_ssh(scene):
+    Inbox.create(scene.remote, limits=InboxLimits(keep_free_bytes=0))
+    scene.kind = "rsync over ssh"
+    errand = _agent(scene)
+    errand.carry()
+    fetcher = scene.fetcher(waypoint=True, clear=True)
+
+    (found,) = fetcher.round()
+    (parcel,) = scene.accepted()
+    same = trees.look(parcel.root) == trees.look(Path(errand.root))
+    written = scene.inbox.write_receipt(*_proof(scene.inbox.publish(parcel)), b"a key of the server")
+    fetcher.round()
+
+    assert found.state is Progressing.FETCHED
+    assert same
+    assert errand.transport().fetch_receipt(errand.slot.delivery) == written
+    assert not (scene.remote / errand.slot.data).exists()
 
 
 def test_what_has_no_seal_yet_is_ignored(waypoint):
@@ -507,6 +531,26 @@ def test_a_file_missing_in_the_waypoint_does_not_stop_the_others(waypoint):
     assert [p.delivery.id for p in waypoint.accepted()] == [whole.slot.delivery]
 
 
+@pytest.mark.skipif(not shutil.which("rsync"), reason="rsync is not installed (Debian: rsync)")
+def test_what_an_earlier_attempt_of_rsync_left_damaged_is_copied_again(scene):
+    Inbox.create(scene.remote, limits=InboxLimits(keep_free_bytes=0))
+    scene.kind = "rsync"
+    errand = _agent(scene)
+    errand.carry()
+    slot = scene.inbox.reserve(errand.slot.delivery, 1_000_000)
+    remote = scene.remote / errand.slot.data
+    for right in sorted(remote.rglob("*.dcm"))[:2]:
+        damaged = slot / "data" / right.relative_to(remote)
+        damaged.parent.mkdir(parents=True, exist_ok=True)
+        damaged.write_bytes(b"?" * right.stat().st_size)
+        os.utime(damaged, ns=(right.stat().st_mtime_ns,) * 2)  # size and time are right, which is what rsync believes
+
+    (found,) = scene.fetcher(waypoint=True).round()
+
+    assert found.state is Progressing.FETCHED
+    assert trees.look(scene.accepted()[0].root) == trees.look(Path(errand.root))
+
+
 def test_a_forged_seal_is_held(waypoint):
     errand = _agent(waypoint)
     errand.carry()
@@ -520,7 +564,8 @@ def test_a_forged_seal_is_held(waypoint):
     assert list(waypoint.inbox.arrivals()) == []
 
 
-def test_a_place_without_a_sentinel_is_no_waypoint_until_it_is_made_one(scene):
+def test_a_place_without_a_sentinel_is_no_waypoint_until_it_is_made_one(any_scene):
+    scene = any_scene
     fetcher = scene.fetcher(waypoint=True)
     with pytest.raises(Unreachable):
         fetcher.round()
