@@ -108,7 +108,7 @@ class Repository:
     def __init__(self, session: XnatSession) -> None:
         self.session = session
         self._projects: dict[str, tuple[float, Project]] = {}
-        self._subjects: dict[str, tuple[float, set[str]]] = {}
+        self._subjects: dict[str, tuple[float, dict[str, set[str]]]] = {}
         self._lock = threading.Lock()
 
     def project(self, name: str, *, fresh: bool = False) -> Project:
@@ -159,17 +159,18 @@ class Repository:
         The project's list is read once a minute, and `label` is added to what is known.
         """
         with self._lock:
-            read, known = self._subjects.get(project, (0.0, set()))
+            read, known = self._subjects.get(project, (0.0, {}))
         if not known or time.monotonic() - read > _PROJECT_FRESH_S:
             path = quoted("data", "projects", project, "subjects")
             doing = f"listing the subjects of {project}"
             response = self.session.get(path, doing=doing, query=[*_JSON, ("columns", "ID,label")])
-            known = {row.get("label", "") for row in self._table(response, doing)}
+            known = {}
+            for row in self._table(response, doing):
+                known.setdefault(row.get("label", "").lower(), set()).add(row.get("label", ""))
             read = time.monotonic()
-        twin = "" if label in known else next((k for k in known if k.lower() == label.lower()), "")
-        if not twin:
-            known.add(label)
         with self._lock:
+            same = known.setdefault(label.lower(), {label})
+            twin = "" if label in same else min(same)
             self._subjects[project] = (read, known)
         return twin
 

@@ -1,5 +1,6 @@
 """The XNAT importer against each way in which an XNAT, or the proxy before it, has been seen to fail."""
 
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -550,7 +551,9 @@ def test_an_upload_that_was_cut_off_is_completed_before_it_is_archived(manual: X
 @pytest.mark.parametrize("knob", ["login_page_200", "guest_404"])
 @pytest.mark.parametrize("every", [5, 7, 10])
 def test_a_login_lost_without_saying_so_changes_nothing(world: XnatWorld, knob: str, every: int) -> None:
-    """Lost by the count of requests, not by the clock: a slow machine must not lose each one again and again."""
+    """Lost by the count of requests, not by the clock: a slow machine must not lose each one again and again. At random,
+    lest the same request of every attempt is met.
+    """
     parcel = world.parcel(companions=["a.txt"])
     setattr(world.sandbox.faults, knob, True)
     importer, journal = world.importer(), MemoryJournal()
@@ -558,16 +561,17 @@ def test_a_login_lost_without_saying_so_changes_nothing(world: XnatWorld, knob: 
     stop = threading.Event()
 
     def expire() -> None:
-        last = importer.requests
+        dice = random.Random(every)
+        due = importer.requests + every
         while not stop.wait(0.001):
-            if importer.requests >= last + every:
+            if importer.requests >= due:
                 world.sandbox.faults.session_expiry = 1
-                last = importer.requests
+                due = importer.requests + dice.randint(every, 3 * every)
 
     thief = threading.Thread(target=expire)
     thief.start()
     try:
-        outcomes = bring_home(importer, parcel, journal, attempts=20)
+        outcomes = bring_home(importer, parcel, journal, attempts=40)
     finally:
         stop.set()
         thief.join()

@@ -154,9 +154,8 @@ def _fail_on_request(site: Site) -> None:
 def _plan(site: Site, session: PrearchiveSession, order: Order) -> _Plan:
     subject_label = labels.at_archive(order.subject or session.subject)
     label = labels.at_archive(order.label or session.name)
-    subjects = site.state.subjects.of(session.project)
     # Case does not count here, though it does in the REST look-up: two subjects can become one.
-    subject = next((row for row in subjects if row.label.lower() == subject_label.lower()), None)
+    subject = next(iter(site.state.subjects.called(session.project, subject_label)), None)
     kinds = [scan.session_type for scan in site.state.prearchive_scans.of(session.key)]
     experiment = site.state.experiment(session.project, label)
     return _Plan(session, subject_label, label, subject, experiment, modality.session_xsi(modality.leading(kinds)))

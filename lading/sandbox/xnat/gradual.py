@@ -18,6 +18,7 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from lading.sandbox.xnat import labels, modality
@@ -26,25 +27,29 @@ from lading.sandbox.xnat.auth import EDIT
 from lading.sandbox.xnat.site import Site
 from lading.sandbox.xnat.state import UNASSIGNED, PrearchiveObject, PrearchiveScan, PrearchiveSession, now
 
-_TAGS = [
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "InstanceNumber",
-    "Modality",
-    "SeriesDescription",
-    "StudyDescription",
-    "StudyDate",
-    "StudyTime",
-    "AccessionNumber",
-    "PatientName",
-    "PatientID",
-    "PatientComments",
-    "StudyComments",
-    "AdditionalPatientHistory",
-]
+_TAGS = {
+    Tag(keyword): keyword
+    for keyword in (
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "SeriesNumber",
+        "InstanceNumber",
+        "Modality",
+        "SeriesDescription",
+        "StudyDescription",
+        "StudyDate",
+        "StudyTime",
+        "AccessionNumber",
+        "PatientName",
+        "PatientID",
+        "PatientComments",
+        "StudyComments",
+        "AdditionalPatientHistory",
+    )
+}
+_WANTED = list(_TAGS)
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # how a data set without preamble begins
 _SAFE_NAME = re.compile(r"[\w.-]+", re.ASCII)
 
@@ -89,7 +94,8 @@ def read_header(path: Path, name: str) -> Header:
         complete, dataset = _read(path)
     except Exception as error:  # the real importer, too, says "unable to read" whatever it was
         raise unreadable(name) from error
-    values = {keyword: str(dataset.get(keyword, "") or "") for keyword in _TAGS}
+    values = dict.fromkeys(_TAGS.values(), "")
+    values |= {_TAGS[tag]: str(dataset[tag].value or "") for tag in dataset.keys() & _TAGS.keys()}
     if not values["SOPClassUID"] or not values["SOPInstanceUID"]:
         raise unreadable(name)
     return Header(values, complete)
@@ -101,7 +107,7 @@ def _read(path: Path) -> tuple[bool, FileDataset]:
     complete = start[128:] == b"DICM"
     if not complete and start[:2] not in _FIRST_GROUPS:
         raise InvalidDicomError("neither a DICOM file nor a bare data set")
-    return complete, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS), force=not complete)
+    return complete, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_WANTED, force=not complete)
 
 
 def unreadable(name: str) -> Refusal:

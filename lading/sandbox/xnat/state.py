@@ -6,6 +6,7 @@ on disk; that a catalog can disagree with the disk is one of the things this sta
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
 from lading.sandbox.xnat.store import Database, Table
 
@@ -221,8 +222,10 @@ class State:
         self.changing = database.changing
         self.projects = Table(database, Project, lambda row: row.id)
         self.retired = Table(database, RetiredProject, lambda row: row.id)
-        self.subjects = Table(database, Subject, lambda row: row.id, lambda row: row.project)
-        self.experiments = Table(database, Experiment, lambda row: row.id, lambda row: row.project)
+        self.subjects = Table(database, Subject, lambda row: row.id, lambda row: row.project, lambda row: row.label)
+        self.experiments = Table(
+            database, Experiment, lambda row: row.id, lambda row: row.project, lambda row: row.label
+        )
         self.scans = Table(database, Scan, lambda row: f"{row.experiment}/{row.id}", lambda row: row.experiment)
         self.resources = Table(database, Resource, lambda row: row.id, lambda row: row.owner)
         self.entries = Table(database, CatalogEntry, lambda row: f"{row.resource}/{row.path}", lambda row: row.resource)
@@ -252,11 +255,11 @@ class State:
 
     def subject(self, project: str, key: str) -> Subject | None:
         """By ID or label; None when the project has none."""
-        return next((row for row in self.subjects.of(project) if key in (row.id, row.label)), None)
+        return _of_that_name(self.subjects, project, key)
 
     def experiment(self, project: str, key: str) -> Experiment | None:
         """By ID or label; None when the project has none."""
-        return next((row for row in self.experiments.of(project) if key in (row.id, row.label)), None)
+        return _of_that_name(self.experiments, project, key)
 
     def resource(self, owner: str, key: str) -> Resource | None:
         """By ID or label; None when the owner has none."""
@@ -265,3 +268,13 @@ class State:
     def close(self) -> None:
         """Closes the file; the tables can still be read."""
         self._database.close()
+
+
+_Named = TypeVar("_Named", Subject, Experiment)
+
+
+def _of_that_name(table: Table[_Named], project: str, key: str) -> _Named | None:
+    by_id = table.get(key)
+    if by_id is not None and by_id.project == project:
+        return by_id
+    return next((row for row in table.called(project, key) if row.label == key), None)

@@ -76,14 +76,23 @@ class Database:
 
 
 class Table(Generic[Row]):
-    """Values of one kind by key, and by group (``group=`` names what rows are usually asked for by)."""
+    """Values of one kind by key, and by group (``group=`` names what rows are usually asked for by).
+
+    ``label=`` is what people call a row inside its group: ``called`` finds it without looking at all of them.
+    """
 
     def __init__(
-        self, database: Database, kind: type[Row], key: Callable[[Row], str], group: Callable[[Row], str] = lambda _: ""
+        self,
+        database: Database,
+        kind: type[Row],
+        key: Callable[[Row], str],
+        group: Callable[[Row], str] = lambda _: "",
+        label: Callable[[Row], str] | None = None,
     ) -> None:
-        self._database, self._name, self._key, self._group = database, kind.__name__, key, group
+        self._database, self._name, self._key, self._group, self._label = database, kind.__name__, key, group, label
         self._rows: dict[str, Row] = {}
         self._groups: dict[str, dict[str, Row]] = {}
+        self._called: dict[tuple[str, str], dict[str, Row]] = {}
         for fields in database.load(self._name):
             self._remember(kind(**fields))
 
@@ -99,6 +108,10 @@ class Table(Generic[Row]):
         """The rows of one group."""
         return list(self._groups.get(group, {}).values())
 
+    def called(self, group: str, label: str) -> list[Row]:
+        """The rows of one group with that label, whatever its case."""
+        return list(self._called.get((group, label.lower()), {}).values())
+
     def put(self, row: Row) -> Row:
         """Adds or replaces; answers the row, so that a change reads as one expression."""
         with self._database.changing():
@@ -110,14 +123,21 @@ class Table(Generic[Row]):
         """Removes a row, if it is there."""
         with self._database.changing():
             key = self._key(row)
-            self._rows.pop(key, None)
-            self._groups.get(self._group(row), {}).pop(key, None)
+            former = self._rows.pop(key, None)
+            self._forget_names(key, row if former is None else former)
             self._database.forget(self._name, key)
 
     def _remember(self, row: Row) -> None:
         key = self._key(row)
         former = self._rows.get(key)
         if former is not None:
-            self._groups[self._group(former)].pop(key, None)
+            self._forget_names(key, former)
         self._rows[key] = row
         self._groups.setdefault(self._group(row), {})[key] = row
+        if self._label:
+            self._called.setdefault((self._group(row), self._label(row).lower()), {})[key] = row
+
+    def _forget_names(self, key: str, row: Row) -> None:
+        self._groups.get(self._group(row), {}).pop(key, None)
+        if self._label:
+            self._called.get((self._group(row), self._label(row).lower()), {}).pop(key, None)
