@@ -31,6 +31,7 @@ from dicom_importer.node import (
     read_dataset,
 )
 from dicom_importer.settings import RepositorySettings, report_tls
+from lading.delivery import DeliveryId
 from lading.disk import make_folder, read_small, write_durably
 from lading.errors import ConfigError, Refused
 from lading.locks import FileLock
@@ -95,11 +96,31 @@ class Reports:
             return None
         return Report(frozenset(found["committed"]), dict(found["failed"]))
 
+    def is_used(self, transaction: str) -> bool:
+        """Whether its report has been a proof already: it says nothing about what the node holds now."""
+        return (self._folder / f"{transaction}.used").exists()
+
+    def use(self, transaction: str, delivery: DeliveryId) -> None:
+        """Its report was the proof of a delivery."""
+        write_durably(self._folder / f"{transaction}.used", b"", mode=0o600)
+        (self._folder / f"{delivery}.pending").unlink(missing_ok=True)
+
+    def pending(self, delivery: DeliveryId) -> str:
+        """The transaction of a delivery that was asked for once more, or ""."""
+        try:
+            return read_small(self._folder / f"{delivery}.pending", 64).decode("ascii", "replace")
+        except FileNotFoundError:
+            return ""
+
+    def note_pending(self, delivery: DeliveryId, transaction: str) -> None:
+        """Before it is asked for. Durable on return. Raises OSError."""
+        write_durably(self._folder / f"{delivery}.pending", transaction.encode(), mode=0o600)
+
     def _sweep(self) -> None:
         old = time.time() - _KEPT_S
         for note in self._folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
-                if note.suffix in (".asked", ".json") and note.stat().st_mtime < old:
+                if note.suffix in (".asked", ".json", ".used", ".pending") and note.stat().st_mtime < old:
                     note.unlink()
 
 

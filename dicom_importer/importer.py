@@ -276,6 +276,8 @@ class DicomImporter:
                 safe=SAFE,
                 next_command=f"lading retry {parcel.delivery.id}",
             )
+        if self._reports.is_used(transaction):
+            transaction = self._ask_again(node, parcel, contents)
         report = self._listener.wait(transaction, self._settings.report_wait)
         if report is None:
             raise TargetUnavailable(
@@ -292,6 +294,20 @@ class DicomImporter:
                 yield image, Outcome.VERIFIED, "storage-commitment"
             else:
                 yield image, Outcome.UNVERIFIED, "the node's report does not mention it"
+        with on_disk("noting a storage commitment", self._state):
+            self._reports.use(transaction, parcel.delivery.id)
+
+    def _ask_again(self, node: Node, parcel: Parcel, contents: Contents) -> str:
+        """A report that was a proof once says nothing about today: ask for another, once."""
+        transaction = self._reports.pending(parcel.delivery.id)
+        if not transaction:
+            transaction = new_transaction()
+            if self._listener:
+                self._listener.listen()
+            with on_disk("noting a storage commitment", self._state):
+                self._reports.note_pending(parcel.delivery.id, transaction)
+                ask(node, contents.all_unproven(), transaction, self._reports)
+        return transaction
 
     def _present(
         self,

@@ -59,7 +59,7 @@ class RepositorySettings:
     proof: str = "auto"
     commitment_host: str = "0.0.0.0"  # noqa: S104 - it must be reached by the node, and is off unless a port is named
     commitment_port: int = attrs.field(default=0, validator=[attrs.validators.ge(0), attrs.validators.lt(65536)])
-    report_wait: float = attrs.field(default=120.0, validator=_positive)
+    report_wait: float = attrs.field(default=30.0, validator=_positive)
     settle: float = attrs.field(default=30.0, validator=attrs.validators.ge(0))
     may_change: tuple[str, ...] = ()
     connect_timeout: float = attrs.field(default=10.0, validator=_positive)

@@ -308,6 +308,18 @@ def test_the_nodes_own_report_is_a_proof_and_its_transaction_was_noted_first(wor
     assert {outcome.how for outcome in outcomes.values()} == {"storage-commitment"}
 
 
+def test_a_report_proves_once_and_then_the_node_is_asked_again(world: DicomWorld) -> None:
+    parcel = world.parcel(images=3)
+    importer = committing(world)
+    record = carry_out(importer, parcel)
+    assert all_verified(by_path(importer.verify(parcel, record)), parcel)
+    world.orthanc.forget(next(iter(ours(parcel))))
+
+    later = by_path(importer.verify(parcel, record))
+
+    assert Counter(str(outcome.outcome) for outcome in later.values()) == {"verified": 2, "missing": 1}
+
+
 def test_an_image_that_the_node_does_not_vouch_for_is_missing_and_sent_again(world: DicomWorld) -> None:
     parcel, journal = world.parcel(images=5), MemoryJournal()
     importer = committing(world)
