@@ -30,8 +30,11 @@ class Crew(Generic[Work]):
         watch: Watch,
         do: Callable[[Watched, Work], None],
         *,
+        first: Watched | None = None,
         grace_s: float = _GRACE_S,
     ) -> None:
+        """`first`: a connection that is open already, and the crew's until it is done."""
+        self._first = first
         self._place, self._watch, self._do, self._grace_s = place, watch, do, grace_s
         self._work: queue.Queue[Work | None] = queue.Queue(maxsize=2 * place.streams)
         self._threads: list[threading.Thread] = []
@@ -98,7 +101,7 @@ class Crew(Generic[Work]):
 
     def _run(self) -> None:
         try:
-            files = self._watch.over(self._place.connect())
+            files = self._connection()
             while (work := self._next()) is not None:
                 self._do(files, work)
         except BaseException as exc:  # noqa: BLE001 - handed to the caller's thread, which raises it
@@ -106,6 +109,11 @@ class Crew(Generic[Work]):
                 if self._failure is None:
                     self._failure = exc
             self._stopped.set()
+
+    def _connection(self) -> Watched:
+        with self._lock:
+            first, self._first = self._first, None
+        return first or self._watch.over(self._place.connect())
 
     def _next(self) -> Work | None:
         with self._lock:

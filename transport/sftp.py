@@ -4,7 +4,6 @@ Writes and reads are many at a time on every connection, small files too, so tha
 a temporary name; the server handles the writes in their order, so what a lost connection left is a beginning without holes.
 """
 
-import asyncio
 import concurrent.futures
 import re
 import stat
@@ -24,6 +23,7 @@ from transport.foreign import shown
 from transport.logins import password
 from transport.placing import PlacingTransport
 from transport.remote import BLOCK, Body, RemoteFile, RemoteFiles, RemoteTraits, part_path
+from transport.sftp_stream import SftpStream, Small
 from transport.ssh_connection import Login, SshConnection, is_file, is_folder
 
 T = TypeVar("T")
@@ -33,7 +33,6 @@ _TARGET = re.compile(
 )
 _NAMES = {"posix": NameLimits.POSIX, "windows": NameLimits.WINDOWS, "smb": NameLimits.SMB}
 _AHEAD = 8  # blocks of 1 MiB on their way: 80 MB/s over a line of 100 ms
-_SMALL_AHEAD = 32  # small files on their way
 _LISTED_AT_ONCE = 1000
 _COMPARED = BLOCK  # of the end of a part: what the server may not have written whole
 _LATEST = (1 << 32) - 1  # seconds since the epoch that the protocol's version 3 can say
@@ -145,6 +144,8 @@ class SftpFiles:
         self._ssh, self._sftp, self._root, self._name = connection, connection.sftp, root, name
         self._folder_mode, self._file_mode = modes
         self._fsync = fsync
+        self._stream: SftpStream | None = None
+        self._only_one = False
 
     def look(self, path: str) -> RemoteFile | None:
         """See the role."""
@@ -181,24 +182,24 @@ class SftpFiles:
                 raise
             self._run(self._finish(file, part, path, body), doing)
         except Unreachable as exc:
-            self._raise_if_full(exc, body.size, path)
+            self._raise_if_full(exc, body.size, doing)
             raise
 
     def place_many(self, bodies: Iterable[tuple[str, Body]]) -> None:
         """See transport.remote.PlacesMany."""
-        under_way: deque[tuple[str, int, concurrent.futures.Future[None]]] = deque()
-        try:
+        stream = self._stream or self._second_session()
+        if stream is None:
             for path, body in bodies:
-                content = b"".join(body.blocks())
-                doing = f"cannot write {self._shown(path)}"
-                future = self._ssh.start(self._place_small(path, part_path(path, body), content, body.mtime), doing)
-                under_way.append((path, len(content), future))
-                if len(under_way) >= _SMALL_AHEAD:
-                    self._await_small(*under_way.popleft())
-            while under_way:
-                self._await_small(*under_way.popleft())
-        finally:
-            concurrent.futures.wait([future for _, _, future in under_way], timeout=1.0)
+                self.place(path, body)
+            return
+        try:
+            stream.put(self._small(path, body) for path, body in bodies)
+        except BaseException as exc:
+            self._stream = None
+            stream.close()
+            if isinstance(exc, Unreachable):
+                self._raise_if_full(exc, BLOCK, stream.doing)
+            raise
 
     def read(self, path: str, offset: int = 0) -> Iterator[bytes]:
         """See the role."""
@@ -281,29 +282,26 @@ class SftpFiles:
         await file.close()
         await self._renamed(part, path)
 
-    async def _place_small(self, path: str, part: str, content: bytes, mtime: float) -> None:
-        """Four turns: open, write, set and close, rename."""
-        name = self._absolute(part)
+    def _second_session(self) -> SftpStream | None:
+        """For small files; None where the server allows one session only."""
+        if self._only_one:
+            return None
         try:
-            file = await self._open(name, "xb")
-        except asyncssh.SFTPFailure:
-            await _removed(self._sftp, name)
-            file = await self._open(name, "xb")
-        await file.write(content, 0)
-        # Sent together: the server works on the requests for one file in their order.
-        steps: list[Coroutine[object, object, object]] = [_synced(file)] if self._fsync else []
-        steps += [file.setstat(self._attributes(mtime)), file.close()]
-        for outcome in await asyncio.gather(*steps, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
-        await self._renamed(part, path)
+            self._stream = SftpStream(self._ssh, self._name, write_bytes=self._sftp.limits.max_write_len)
+        except AccessDenied:
+            self._only_one = True
+        return self._stream
 
-    def _await_small(self, path: str, size: int, future: "concurrent.futures.Future[None]") -> None:
-        try:
-            self._ssh.wait(future, f"cannot write {self._shown(path)}")
-        except Unreachable as exc:
-            self._raise_if_full(exc, size, path)
-            raise
+    def _small(self, path: str, body: Body) -> Small:
+        return Small(
+            self._absolute(path),
+            self._absolute(part_path(path, body)),
+            b"".join(body.blocks()),
+            body.mtime,
+            self._file_mode,
+            f"cannot write {self._shown(path)}",
+            fsync=self._fsync,
+        )
 
     def _attributes(self, mtime: float) -> asyncssh.SFTPAttrs:
         made = asyncssh.SFTPAttrs()
@@ -313,7 +311,7 @@ class SftpFiles:
             made.atime = made.mtime = int(mtime)
         return made
 
-    def _raise_if_full(self, exc: Unreachable, size: int, path: str) -> None:
+    def _raise_if_full(self, exc: Unreachable, size: int, doing: str) -> None:
         """OpenSSH has no code for a full disk: it says "Failure", as for everything else."""
         if self._ssh.is_closed or not isinstance(exc.__cause__, asyncssh.SFTPFailure):
             return
@@ -323,7 +321,7 @@ class SftpFiles:
             return
         if free is not None and free < max(size, BLOCK):
             raise OutOfSpace(
-                f"cannot write {self._shown(path)}: the disk of the inbox is full; {size:,} bytes are needed, {free:,} are free",
+                f"{doing}: the disk of the inbox is full; {size:,} bytes are needed, {free:,} are free",
                 safe="what arrived is kept for the next attempt",
                 next_command="lading inbox",
             ) from exc

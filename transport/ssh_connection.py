@@ -5,7 +5,7 @@ import concurrent.futures
 import contextlib
 import stat
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TypeVar
 
@@ -144,6 +144,21 @@ class SshConnection:
         self._closed.set()
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._end)
+
+    def post(self, call: Callable[..., object], *arguments: object) -> None:
+        """Have `call` done in the loop, soon; nothing when the connection is closed."""
+        if not self._closed.is_set():
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(call, *arguments)
+
+    async def sftp_channel(
+        self, session: Callable[[], asyncssh.SSHClientSession[bytes]]
+    ) -> asyncssh.SSHClientChannel[bytes]:
+        """One more SFTP session on this connection, as bare bytes. Raises asyncssh's errors."""
+        if self._connection is None:
+            raise asyncssh.ConnectionLost("not connected")
+        channel, _ = await self._connection.create_session(session, subsystem="sftp", encoding=None)
+        return channel
 
     async def _open(self, login: Login) -> asyncssh.SFTPClient:
         connection = await asyncio.wait_for(
