@@ -1,16 +1,18 @@
 """Bench of the transports: each, verified end to end, against the tool that a user would pick instead, unverified.
 
-    python bench/transports.py [NAME ...] [--folder DIR] [--rounds N] [--scale F]
+    python bench/transports.py [NAME ...] [--only small|large] [--folder DIR] [--rounds N] [--scale F]
 
 2,000 files of 100 KB, and one file of 1 GiB, to a real server on loopback. Ours: the manifest (every file hashed), the carry,
 and the inbox reading every byte back. Theirs: the tool alone. Both end in a `sync`; the rounds alternate, the medians are
 compared. Aims: at most 1.2 times for the large file, 1.0 for the many small ones. Names: rsync-ssh, sftp, s3, webdav, smb, ftps.
+The processor seconds of everybody who takes part, the server too, are told beside: a busy machine changes them little.
 """
 
 import argparse
 import contextlib
 import importlib
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local_delivery import compare, give_space_back
+from processors import adopt_orphans, metered
 
 from lading.delivery import Cargo, Delivery, Labels, Slot, new_delivery_id
 from lading.inbox import Inbox, InboxLimits
@@ -197,7 +200,15 @@ def _obscured(password: str) -> str:
     return subprocess.run(argv, input=password, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def with_tool(leg: Leg, served: Path) -> Callable[[Path, Path], Callable[[], None]]:
+Prepare = Callable[[Path, Path], Callable[[], None]]
+
+
+def counted(prepare: Prepare, seconds: list[float]) -> Prepare:
+    """The same, which also notes the processor seconds of every round in `seconds`."""
+    return lambda source, work: metered(prepare(source, work), seconds.append)
+
+
+def with_tool(leg: Leg, served: Path) -> Prepare:
     def prepare(source: Path, work: Path) -> Callable[[], None]:
         target = work / "target"
         target.mkdir()
@@ -220,7 +231,7 @@ def with_tool(leg: Leg, served: Path) -> Callable[[Path, Path], Callable[[], Non
     return prepare
 
 
-def with_lading(leg: Leg) -> Callable[[Path, Path], Callable[[], None]]:
+def with_lading(leg: Leg) -> Prepare:
     def prepare(source: Path, work: Path) -> Callable[[], None]:
         inbox = Inbox.create(work / "inbox", limits=InboxLimits(keep_free_bytes=0))
         (work / "papers").mkdir()
@@ -254,38 +265,55 @@ def one_large(folder: Path, scale: float) -> None:
             out.write(os.urandom(1 << 20))
 
 
+CASES = {
+    "small": ("2,000 files of 100 KB", many_small, 1.0),
+    "large": ("1 file of 1 GiB", one_large, 1.2),
+}
+
+
+def run_leg(name: str, case: str, source: Path, served: Path, rounds: int) -> bool:
+    """One row: whether the aim is reached."""
+    folder = served.parent / f"{name}-{case}"
+    folder.mkdir()
+    title, _, aim = CASES[case]
+    our_seconds: list[float] = []
+    their_seconds: list[float] = []
+    with LEGS[name](served, folder) as leg:
+        reached = compare(
+            f"{name}, {title}",
+            source,
+            served,
+            rounds,
+            aim,
+            ours=counted(with_lading(leg), our_seconds),
+            theirs=counted(with_tool(leg, served), their_seconds),
+            other=leg.tool,
+        )
+    ours, theirs = statistics.median(our_seconds), statistics.median(their_seconds)
+    print(f"  processor seconds of all: lading {ours:.2f}, {leg.tool} {theirs:.2f}: {ours / theirs:.2f} x", flush=True)
+    return reached
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(LEGS)}")
+    parser.add_argument("--only", choices=list(CASES), help="the many small files, or the large one")
     parser.add_argument("--folder", type=Path, help="where to work (default: the system's folder for temporary files)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="a fraction of the work, for a quick look")
     options = parser.parse_args()
+    adopt_orphans()
     reached = []
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="lading-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         served = folder / "served"
         served.mkdir()
-        for title, fill, aim in (("2,000 files of 100 KB", many_small, 1.0), ("1 file of 1 GiB", one_large, 1.2)):
-            source = folder / fill.__name__
-            fill(source, options.scale)
+        for case in [options.only] if options.only else CASES:
+            source = folder / case
+            CASES[case][1](source, options.scale)
             for leg_name in options.names or LEGS:
-                own = folder / f"{leg_name}-{fill.__name__}"
-                own.mkdir()
-                with LEGS[leg_name](served, own) as leg:
-                    reached.append(
-                        compare(
-                            f"{leg_name}, {title}",
-                            source,
-                            served,
-                            options.rounds,
-                            aim,
-                            ours=with_lading(leg),
-                            theirs=with_tool(leg, served),
-                            other=leg.tool,
-                        )
-                    )
+                reached.append(run_leg(leg_name, case, source, served, options.rounds))
             give_space_back(source)
     return 0 if all(reached) else 1
 
