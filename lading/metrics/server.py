@@ -56,7 +56,7 @@ SELECT
     (SELECT extract(epoch FROM now() - min(last_heartbeat))::float8 FROM procrastinate_workers),
     (SELECT count(*) FROM reports WHERE done_at IS NULL),
     (SELECT extract(epoch FROM now() - min(at))::float8 FROM reports WHERE done_at IS NULL),
-    (SELECT count(*) FROM alarms WHERE raised)
+    (SELECT count(*) FROM alarms WHERE raised AND NOT starts_with(key, 'notice/'))
 """
 QUESTIONS = (_DELIVERIES, _FAILING, _TALLIES, _REPOSITORIES, _ENGINE)
 
