@@ -11,7 +11,7 @@ import attrs
 from lading.config import nearest
 from lading.errors import ConfigError
 
-SIDECARS = ("metadata.csv", "metadata.tsv", "metadata.json", "metadata.yml", "metadata.yaml")
+SIDECARS = ("metadata.csv", "metadata.tsv", "metadata.xlsx", "metadata.json", "metadata.yml", "metadata.yaml")
 _NON_IMAGES = ("attach", "leave-out", "refuse")
 _WILD = re.compile(r"[*?\[]")
 

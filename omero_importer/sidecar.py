@@ -1,7 +1,8 @@
-"""Key-values from `metadata.{csv,tsv,json,yml}` beside the data: for the session, for a folder, or for single files.
+"""Key-values from `metadata.{csv,tsv,xlsx,json,yml}` beside the data: for the session, for a folder, or for single files.
 
     metadata.csv    key,value            one pair a line, for the folder (in the top folder: for the session)
                     file,stain,dose      one file a line, its pairs in the columns
+    metadata.xlsx   the same, in the first sheet of a spreadsheet
     metadata.json   {"stain": "DAPI", "channels": ["red", "green"], "files": {"a.tif": {"dose": "3 mg"}}}
     metadata.yml    the same; every value is taken as written ("no" stays "no")
 
@@ -19,6 +20,7 @@ import yaml
 
 from lading.findings import Finding, error
 from lading.listing.names import printable
+from omero_importer import sheet
 from omero_importer.bounded import TooLargeError, read_bounded
 from omero_importer.filesets import FilesetPlan, KeyValues
 
@@ -117,18 +119,31 @@ class _Targets:
 
 
 def _parsed(path: str, raw: bytes) -> _Content:
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise _UnclearError(f"it is not UTF-8 (byte {exc.start})") from exc
     kind = path.rpartition(".")[2].lower()
-    content = _FORMS[kind](text) if kind in _FORMS else None
-    if content is None:
-        raise _UnclearError(f"sidecars end in {', '.join('.' + known for known in _FORMS)}")
+    if kind == _SHEET:
+        content = _sheet(raw)
+    elif kind in _FORMS:
+        content = _FORMS[kind](_decoded(raw))
+    else:
+        raise _UnclearError(f"sidecars end in {', '.join('.' + known for known in (*_FORMS, _SHEET))}")
     count = len(content.pairs) + sum(len(pairs) for _, pairs in content.files)
     if count > MAX_PAIRS:
         raise _UnclearError(f"it has {count} values, {MAX_PAIRS} are allowed")
     return content
+
+
+def _decoded(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise _UnclearError(f"it is not UTF-8 (byte {exc.start})") from exc
+
+
+def _sheet(raw: bytes) -> _Content:
+    try:
+        return _rows(list(sheet.rows(raw)))
+    except sheet.SheetError as exc:
+        raise _UnclearError(str(exc)) from exc
 
 
 def _table(text: str, delimiter: str) -> _Content:
@@ -140,6 +155,10 @@ def _table(text: str, delimiter: str) -> _Content:
         ]
     except csv.Error as exc:
         raise _UnclearError(f"it is not a table: {exc}") from exc
+    return _rows(rows)
+
+
+def _rows(rows: Sequence[Sequence[str]]) -> _Content:
     if not rows:
         return _Content()
     header, *body = rows
@@ -239,6 +258,7 @@ def _unknown(path: str, name: str) -> Finding:
     )
 
 
+_SHEET = "xlsx"
 _FORMS: Mapping[str, Callable[[str], _Content]] = {
     "csv": _csv,
     "tsv": lambda text: _table(text, "\t"),
