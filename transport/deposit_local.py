@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
@@ -13,8 +13,8 @@ from lading.errors import AccessDenied, Unreachable
 from lading.inbox import Inbox
 from lading.manifest import Entry, NameLimits, Verdict, rehash
 from transport.deposit_source import OnlyThisFile, SettledFiles, refuse_name
-from transport.foreign import TARGET, shown, translating
-from transport.landing import TEMPORARY, Landing, fill
+from transport.foreign import TARGET, shown, translated, translating
+from transport.landing import TEMPORARY, Arriving, Landing, fill
 from transport.pacing import Pace
 
 _BLOCK = 1 << 20
@@ -62,23 +62,24 @@ class LocalDeposit:
                 raise AccessDenied(f"{self._place / name} is not a file of ours: {exc}") from exc
 
     def bring(self, root: Path, files: Sequence[Settled], told: Told) -> None:
-        """See the role. Files share a flush of the disk, so that many small ones do not wait for one each."""
+        """See the role. Files share a flush of the disk: one each costs many small ones ten times their copying."""
         self._inbox()
-        arrived: list[tuple[Settled, Entry]] = []
-        unflushed = 0
+        handful = _Handful("")
         with SettledFiles(root) as source:
-            for file in files:
-                try:
-                    entry = self._bring_one(source, file)
-                except OnlyThisFile as exc:
-                    told(file, exc.error)
-                    continue
-                arrived.append((file, entry))
-                unflushed += file.size
-                if unflushed >= _AT_ONCE:
-                    self._tell(arrived, told)
-                    arrived, unflushed = [], 0
-        self._tell(arrived, told)
+            try:
+                # A landing keeps one folder open: a handful is of one folder.
+                for file in sorted(files, key=_folder_of):
+                    if handful.bytes >= _AT_ONCE or handful.folder != _folder_of(file):
+                        self._finish(handful, told)
+                        handful = _Handful(_folder_of(file))
+                    try:
+                        self._bring_one(source, file, handful)
+                    except OnlyThisFile as exc:
+                        told(file, exc.error)
+                self._finish(handful, told)
+            except BaseException:
+                handful.abandon()
+                raise
 
     def write(self, name: str, content: Path) -> None:
         """See the role."""
@@ -103,40 +104,40 @@ class LocalDeposit:
                     if name.startswith(TEMPORARY):
                         Path(parent, name).unlink(missing_ok=True)
 
-    def _tell(self, arrived: list[tuple[Settled, Entry]], told: Told) -> None:
-        if arrived:
+    def _finish(self, handful: "_Handful", told: Told) -> None:
+        """The contents reach the disk, then the names: a power cut must not leave a file that only looks whole."""
+        if handful.arriving:
             with translating(f"cannot finish {self._place}", TARGET):
                 self._land.make_durable()
-        for file, entry in arrived:
+                for file, _, arriving in handful.arriving:
+                    arriving.finish(file.mtime_ns)
+                self._land.make_durable()
+        for file, entry, _ in handful.arriving:
+            told(file, entry)
+        for file, entry in handful.there:
             told(file, entry)
 
-    def _bring_one(self, source: SettledFiles, file: Settled) -> Entry:
+    def _bring_one(self, source: SettledFiles, file: Settled, handful: "_Handful") -> None:
         refuse_name(file, self._limits, self.name)
         with source.opened(file) as fd:
             if file.perhaps and (entry := self._is_there(source, file, fd)):
-                return entry
-            return self._copied(source, file, fd)
-
-    def _copied(self, source: SettledFiles, file: Settled, fd: int) -> Entry:
-        with self._writing(file.path):
-            arriving = self._land.begin(f"{self._folder}/{file.path}")
-
-        def take(block: memoryview) -> None:
-            self._pace.spend(len(block))
+                handful.there.append((file, entry))
+                return
             with self._writing(file.path):
-                arriving.write(block)
+                arriving = self._land.begin(f"{self._folder}/{file.path}")
 
-        try:
-            entry = source.read(file, fd, take)
-            with self._writing(file.path):
-                # Before it has its name: a power cut must not leave a file that looks whole.
-                arriving.sync()
-        except BaseException:
-            arriving.abandon()
-            raise
-        with self._writing(file.path):
-            arriving.finish(file.mtime_ns)
-        return entry
+            def take(block: memoryview) -> None:
+                self._pace.spend(len(block))
+                with self._writing(file.path):
+                    arriving.write(block)
+
+            try:
+                entry = source.read(file, fd, take)
+            except BaseException:
+                arriving.abandon()
+                raise
+            handful.arriving.append((file, entry, arriving))
+            handful.bytes += file.size
 
     def _is_there(self, source: SettledFiles, file: Settled, fd: int) -> Entry | None:
         with self._writing(file.path):
@@ -173,8 +174,12 @@ class LocalDeposit:
             raise
         arriving.finish()
 
-    def _writing(self, path: str) -> AbstractContextManager[None]:
-        return translating(f"cannot write {shown(self._place / path)}", TARGET)
+    @contextmanager
+    def _writing(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise translated(exc, f"cannot write {shown(self._place / path)}", TARGET) from exc
 
     @property
     def _place(self) -> Path:
@@ -185,3 +190,22 @@ class LocalDeposit:
         if self._landing is None:
             raise Unreachable(f"{self._place} is not open")
         return self._landing
+
+
+class _Handful:
+    """Files of one folder that were copied and have no name yet; and files that proved to be there."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.arriving: list[tuple[Settled, Entry, Arriving]] = []
+        self.there: list[tuple[Settled, Entry]] = []
+        self.bytes = 0
+
+    def abandon(self) -> None:
+        """Leave nothing of them behind, but those that have their name."""
+        for _, _, arriving in self.arriving:
+            arriving.abandon()
+
+
+def _folder_of(file: Settled) -> str:
+    return file.path.rpartition("/")[0]

@@ -11,7 +11,7 @@ from lading.deposit import Settled
 from lading.errors import LadingError, Rejected, SourceChanged
 from lading.manifest import Entry, NameLimits
 from transport.bodies import Folder
-from transport.foreign import SOURCE, shown, translating
+from transport.foreign import SOURCE, shown, translated
 from transport.landing import fill
 from transport.naming import refuse_names
 
@@ -83,8 +83,9 @@ class SettledFiles:
     @contextmanager
     def _reading(self, file: Settled) -> Iterator[None]:
         try:
-            with translating(f"cannot read {shown(self._root / file.path)}", SOURCE):
-                yield
+            yield
+        except OSError as exc:
+            raise OnlyThisFile(translated(exc, f"cannot read {shown(self._root / file.path)}", SOURCE)) from exc
         except LadingError as exc:
             raise OnlyThisFile(exc) from exc
 

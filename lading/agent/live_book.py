@@ -274,7 +274,7 @@ class LiveBook:
     def _last(self, delivery: DeliveryId) -> sqlite3.Row | None:
         rows = self.outbox.rows(
             "SELECT folder, name, carried_at FROM live_files WHERE delivery = ? AND sha256 <> ''"
-            " ORDER BY carried_at DESC LIMIT 1", delivery,
+            " ORDER BY carried_at DESC, settled_at DESC LIMIT 1", delivery,
         )  # fmt: skip
         return rows[0] if rows else None
 

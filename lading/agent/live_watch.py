@@ -32,9 +32,13 @@ from lading.seal import label_findings
 log = structlog.get_logger()
 
 _RESERVED = (STATUS_NAME.lower(), SUMS_NAME)  # what Lading writes itself beside the files
+_MOST_MOVING = 20_000
+"""So many files that did not come to rest yet are followed at a time: a folder of a million that was there before fits, too."""
 _TELL_S = 30.0
 _CLOSED_LOOK_S = 300.0
 """A closed acquisition may lie on the instrument for weeks; late files in it are noticed so often."""
+
+_Found = tuple[str, int, int]  # name, size, time
 
 
 @runtime_checkable
@@ -234,27 +238,29 @@ class _Look:
         self._watch, self._item, self._before, self._now = watch, item, seen.moving, now
         self.moving: dict[str, tuple[int, int, float]] = {}
         self.candidates: list[Settled] = []
-        self.files = self.unsettled = 0
+        self.unsettled = 0
         self.unfinished = self.unreadable = self.reserved = ""
         self.changed = False
         self.again_in: float | None = None
 
-    def judge(self, folder: str, files: list[tuple[str, os.stat_result]]) -> None:
+    def judge(self, folder: str, files: list[_Found]) -> None:
         """Compare what one folder holds with what is noted and with the look before."""
         noted = self._watch.in_folder(self._item, folder)
-        for name, info in files:
-            self.files += 1
-            if noted.get(name) == (info.st_size, info.st_mtime_ns):
+        for name, size, mtime_ns in files:
+            if noted.get(name) == (size, mtime_ns):
                 continue
             path = f"{folder}/{name}" if folder else name
             before = self._before.get(path)
-            if before is None or before[:2] != (info.st_size, info.st_mtime_ns):
-                before = (info.st_size, info.st_mtime_ns, self._now)
+            if before is None or before[:2] != (size, mtime_ns):
+                before = (size, mtime_ns, self._now)
                 self.changed = True
+            if len(self.moving) >= _MOST_MOVING:  # the others when these came to rest
+                self.unsettled += 1
+                continue
             self.moving[path] = before
             rest = self._watch.settle_s - (self._now - before[2])
             if rest <= 0:
-                self.candidates.append(Settled(path, info.st_size, info.st_mtime_ns))
+                self.candidates.append(Settled(path, size, mtime_ns))
             else:
                 self.unsettled += 1
                 self.again_in = rest if self.again_in is None else min(rest, self.again_in)
@@ -280,13 +286,13 @@ class _Look:
         return f"acquiring; waits for {' or '.join(filter(None, (marker, quiet))) or 'lading live close'}"
 
 
-def _folders(root: Path, rules: FileRules, look: _Look) -> Iterator[tuple[str, list[tuple[str, os.stat_result]]]]:
+def _folders(root: Path, rules: FileRules, look: _Look) -> Iterator[tuple[str, list[_Found]]]:
     """Folder by folder (relative POSIX), the regular files in it that belong to the delivery. Follows no link."""
     stack = [""]
     while stack:
         folder = stack.pop()
         judge = rules.for_folder(folder)
-        files: list[tuple[str, os.stat_result]] = []
+        files: list[_Found] = []
         try:
             with os.scandir(root / folder) as entries:
                 for entry in entries:
@@ -299,7 +305,7 @@ def _folders(root: Path, rules: FileRules, look: _Look) -> Iterator[tuple[str, l
                     elif reason is None and not folder and entry.name.lower() in _RESERVED:
                         look.reserved = entry.name
                     elif reason is None and (info := _look_at(entry)):
-                        files.append((entry.name, info))
+                        files.append((entry.name, info.st_size, info.st_mtime_ns))
         except FileNotFoundError:
             if not folder:
                 look.unreadable = f"{root} is gone"

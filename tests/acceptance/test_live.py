@@ -34,7 +34,7 @@ def _over_ssh(kind, server, proxy, site, folder):
     )
 
 
-def _s24(site: LiveSite, proxy: FaultProxy, *, movies: int, every: float, down_s: float, patience: float):
+def _s24(site: LiveSite, proxy: FaultProxy, *, movies: int, every: float, down_s: float, lag_s: float, patience: float):
     """The scenario. Returns what the reader saw, the last status, and the lags that `lading live list` told on the way."""
     camera = Camera(site.session(), movies, every)
     lags: list[tuple[str, float]] = []
@@ -44,11 +44,11 @@ def _s24(site: LiveSite, proxy: FaultProxy, *, movies: int, every: float, down_s
         proxy.faults.refuse = True
         proxy.cut()
         until = time.monotonic() + down_s
-        before = camera.written
-        while time.monotonic() < until or camera.written < min(before + 5, movies):
+        # On a busy machine it takes longer before anybody notices.
+        while time.monotonic() < until or not any(link == "down" and lag > lag_s for link, lag in lags):
+            assert time.monotonic() < until + patience, lags[-3:]
             lags += _lag(site)
             time.sleep(0.2)
-        lags += _lag(site)
         proxy.faults.refuse = False
         closed = site.wait_for("closed", seconds=patience)
         # The agent notes it a moment after the target says so.
@@ -89,12 +89,10 @@ def test_s24_in_short(site, server, tmp_path, kind) -> None:
     pytest.importorskip("asyncssh" if kind == "sftp" else "attrs")
     with FaultProxy(("127.0.0.1", server.port)) as proxy:
         site.configure(transport=_over_ssh(kind, server, proxy, site, tmp_path))
-        seen, closed, lags = _s24(site, proxy, movies=60, every=0.1, down_s=3.0, patience=90.0)
+        seen, closed, lags = _s24(site, proxy, movies=60, every=0.1, down_s=3.0, lag_s=1.0, patience=90.0)
 
     _proven(site, seen, closed, 60)
     assert closed["link_lost"] >= 1
-    assert "down" in [link for link, _ in lags]
-    assert max(lag for _, lag in lags) > 1.0
     assert lags[-1] == ("up", 0.0)
     (told,) = site.ask("list")["deliveries"]
     assert (told["stage"], told["files"]) == ("VERIFIED", 61)
@@ -107,11 +105,9 @@ def test_s24_in_full(site, server, tmp_path) -> None:
     pytest.importorskip("asyncssh", reason="asyncssh is not installed (extra: sftp)")
     with FaultProxy(("127.0.0.1", server.port)) as proxy:
         site.configure(transport=_over_ssh("sftp", server, proxy, site, tmp_path))
-        seen, closed, lags = _s24(site, proxy, movies=500, every=0.1, down_s=15.0, patience=240.0)
+        seen, closed, lags = _s24(site, proxy, movies=500, every=0.1, down_s=15.0, lag_s=10.0, patience=240.0)
 
     _proven(site, seen, closed, 500)
-    assert "down" in [link for link, _ in lags]
-    assert max(lag for _, lag in lags) > 10.0
     assert lags[-1] == ("up", 0.0)
 
 
@@ -145,7 +141,7 @@ def test_closing_by_hand_and_what_people_see(site: LiveSite) -> None:
         refused = site.lading("live", "close", "nothing-of-that-name")
         asked = site.lading("live", "close", str(session))
         site.wait_for("closed", seconds=60.0)
-        closed = site.ask("live", "list")["live"]
+        _until(lambda: [told["state"] for told in site.ask("live", "list")["live"]] == ["closed"], 60.0)
         (session / "movie0002.mrc").write_bytes(movie("movie0002.mrc"))
         reopened = site.lading("live", "reopen", view["delivery"])
         _until(lambda: site.status().get("files") == 2, 60.0)
@@ -156,6 +152,5 @@ def test_closing_by_hand_and_what_people_see(site: LiveSite) -> None:
     assert "acquiring: 1 files" in shown
     assert refused.returncode == 2
     assert asked.returncode == 0, asked.stderr
-    assert [v["state"] for v in closed] == ["closed"]
     assert reopened.returncode == 0, reopened.stderr
     assert still == "acquiring"

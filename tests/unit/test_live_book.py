@@ -1,0 +1,164 @@
+"""What the outbox remembers of files that are pushed one by one."""
+
+from pathlib import Path
+
+import pytest
+
+from lading.agent.live_book import Link, LiveBook
+from lading.agent.outbox import Outbox
+from lading.delivery import DeliveryId, Labels
+from lading.deposit import Settled
+
+
+class Book(LiveBook):
+    """With one acquisition, and a clock that the test turns."""
+
+    def __init__(self, home: Path) -> None:
+        self.now = 1_800_000_000.0
+        super().__init__(Outbox(home, clock=lambda: self.now))
+        taken = self.outbox.take(home, "cryo", Labels("EM", "g", "s"), fingerprint="live", live=True)
+        self.id: DeliveryId = taken.id
+        self.get(self.id)
+
+    def carry(self, file: Settled, sha256: str) -> None:
+        self.sending(self.id, [row for row in self.rows() if row.settled.path == file.path])
+        self.carried(self.id, [(file, sha256)])
+
+    def rows(self):
+        return self.waiting(self.id, files=1000, size=1 << 40)
+
+    def list(self) -> dict[str, str]:
+        return {entry.path: entry.sha256 for entry in self.listed(self.id)}
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Book:
+    return Book(tmp_path / "home")
+
+
+A, B = Settled("a.mrc", 10, 1), Settled("Images/b.mrc", 20, 2)
+
+
+def test_files_go_in_the_order_in_which_they_came_to_rest(book: Book) -> None:
+    book.settle(book.id, [B])
+    book.now += 1
+    book.settle(book.id, [A, Settled("c.mrc", 5, 0)])
+
+    assert [row.settled.path for row in book.rows()] == ["Images/b.mrc", "c.mrc", "a.mrc"]
+    assert [row.settled.path for row in book.waiting(book.id, files=2, size=1 << 40)] == ["Images/b.mrc", "c.mrc"]
+    assert [row.settled.path for row in book.waiting(book.id, files=9, size=22)] == ["Images/b.mrc"]
+
+
+def test_only_what_is_there_is_listed(book: Book) -> None:
+    book.settle(book.id, [A, B])
+    book.carry(A, "aa")
+
+    assert book.list() == {"a.mrc": "aa"}
+    assert book.figures(book.id).waiting == 1
+
+
+def test_an_older_content_is_listed_until_it_is_about_to_be_replaced(book: Book) -> None:
+    book.settle(book.id, [A])
+    book.carry(A, "old")
+    newer = Settled("a.mrc", 11, 5)
+    book.settle(book.id, [newer])
+    waiting, (row,) = book.list(), book.rows()
+    book.sending(book.id, [row])
+    on_its_way = book.list()
+    book.carried(book.id, [(newer, "new")])
+
+    assert waiting == {"a.mrc": "old"}
+    assert (row.replaces, on_its_way) == (True, {})
+    assert book.list() == {"a.mrc": "new"}
+
+
+def test_what_changed_while_it_was_carried_is_not_listed_and_goes_again(book: Book) -> None:
+    book.settle(book.id, [A])
+    book.sending(book.id, book.rows())
+    book.settle(book.id, [Settled("a.mrc", 99, 7)])
+    book.carried(book.id, [(A, "of the older content")])
+
+    assert book.list() == {}
+    assert [(row.settled.size, row.settled.perhaps) for row in book.rows()] == [(99, True)]
+
+
+def test_after_a_kill_what_was_on_its_way_is_perhaps_there(book: Book) -> None:
+    book.settle(book.id, [A, B])
+    book.sending(book.id, book.rows()[:1])
+
+    assert [row.settled.perhaps for row in book.rows()] == [True, False]
+
+
+def test_lag_is_the_age_of_the_oldest_that_is_not_there(book: Book) -> None:
+    book.settle(book.id, [A])
+    book.now += 30
+    book.settle(book.id, [B])
+    book.now += 5
+    before = book.figures(book.id)
+    book.carry(A, "aa")
+    between = book.figures(book.id)
+    book.carry(B, "bb")
+    after = book.figures(book.id)
+
+    assert (before.lag_s, between.lag_s, after.lag_s) == (35, 5, 0)
+    assert (after.files, after.bytes, after.last_path) == (2, 30, "Images/b.mrc")
+    assert after.files_per_s == pytest.approx(2 / 60)
+
+
+def test_a_refused_file_rests_for_a_minute_and_holds_no_other_up(book: Book) -> None:
+    book.settle(book.id, [A, B])
+    book.refuse(book.id, A, "cannot be read")
+    now = [row.settled.path for row in book.rows()]
+    book.now += 61
+
+    assert now == ["Images/b.mrc"]
+    assert {row.settled.path for row in book.rows()} == {"Images/b.mrc", "a.mrc"}
+    assert book.refused(book.id) == [(A, "cannot be read")]
+
+
+def test_a_verification_goes_on_where_it_stopped_and_a_new_content_is_proved_anew(book: Book) -> None:
+    book.settle(book.id, [A, B])
+    book.carry(A, "aa")
+    book.carry(B, "bb")
+    (page,) = book.unproved(book.id)
+    book.prove(book.id, page[:1])
+    rest = [entry.path for page in book.unproved(book.id) for entry in page]
+    book.settle(book.id, [Settled("a.mrc", 11, 9), Settled("Images/b.mrc", 21, 9)])
+    for file, sha256 in ((Settled("a.mrc", 11, 9), "cc"), (Settled("Images/b.mrc", 21, 9), "dd")):
+        book.carry(file, sha256)
+
+    assert (len(page), len(rest)) == (2, 1)
+    assert sum(len(page) for page in book.unproved(book.id)) == 2
+
+
+def test_names_that_are_no_text_come_back_as_they_were(book: Book) -> None:
+    odd = Settled("f\udcff/line\nbreak \udc80.mrc", 1, 1)
+    book.settle(book.id, [odd])
+    book.carry(odd, "aa")
+
+    assert book.list() == {odd.path: "aa"}
+    assert book.in_folder(book.id, "f\udcff") == {"line\nbreak \udc80.mrc": (1, 1)}
+
+
+def test_pages_are_whole_whatever_their_number(book: Book) -> None:
+    files = [Settled(f"d{number % 7}/m{number:05}.mrc", number, number) for number in range(1234)]
+    book.settle(book.id, files)
+    book.carried(book.id, [(file, f"{file.size:x}") for file in files])
+
+    assert book.list() == {file.path: f"{file.size:x}" for file in files}
+    assert [len(page) for page in book.unproved(book.id)] == [500, 500, 234]
+
+
+def test_a_link_that_goes_and_comes_is_counted_once_each(book: Book) -> None:
+    for link in (Link.UP, Link.DOWN, Link.DOWN, Link.UP, Link.DOWN):
+        book.now += 1
+        book.link(book.id, link)
+
+    live = book.get(book.id)
+    assert (live.downs, live.tries, live.link, live.link_since) == (2, 3, Link.DOWN, book.now)
+
+
+def test_live_deliveries_are_none_of_the_ordinary_carriers(book: Book) -> None:
+    assert book.outbox.carriable() == []
+    assert not book.outbox.has_cargo()
+    assert book.deliveries(open_only=True) == [book.id]
