@@ -136,7 +136,7 @@ def test_a_parcel_that_changed_in_the_inbox_is_not_imported(world: OmeroWorld) -
         {"disk_full": 1},
         {"cut_upload_at": 100},
         {"lost_finished": -1, "lost_steps": -1},
-        {"import_errors": ["import-request-failure", "update-log-file-size"]},
+        {"import_errors": ["import-request-failure", "update-log-file-size", "error-on-init"]},
         {"database_busy": 3},
         {"no_repository": 1},
         {"no_images": 0, "step_delay_s": 0.05},
