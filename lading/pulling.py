@@ -71,6 +71,13 @@ def fetched_place(config: Config, route: str) -> RemotePlace:
         )
 
 
+def probe(config: Config, route: str) -> str:
+    """What `route` fetches from answers and lets us in: its name. Nothing is fetched. Raises what a round would raise."""
+    place = fetched_place(config, route)
+    place.connect().close()
+    return place.name
+
+
 def schedule(config: Config) -> Mapping[str, tuple[Callable[[], Fetcher], float]]:
     """For the server: what makes the fetcher of each route that fetches, and every how many seconds it is due.
 

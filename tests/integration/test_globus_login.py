@@ -9,7 +9,10 @@ import urllib.request
 import pytest
 
 pytest.importorskip("globus_sdk", reason="globus-sdk is not installed (extra: globus)")
+from lading.config import load
+from lading.errors import AccessDenied, ConfigError
 from lading.inbox import Inbox, InboxLimits
+from lading.pulling import fetched_place, make_fetcher, probe
 from lading.testing.globus_stand_in import collection, globus
 
 
@@ -37,6 +40,10 @@ spool = "{tmp_path / "spool"}"
 [routes.far.transport.inbox]
 collection = "{collection(server, "Inbox").id}"
 path = "/inbox"
+[inboxes.main]
+path = "{tmp_path / "inbox"}"
+[routes.beam]
+inbox = "main"
 [routes.beam.fetch]
 kind = "globus"
 [routes.beam.fetch.account]
@@ -48,6 +55,14 @@ collection = "Microscope"
 [routes.beam.fetch.inbox]
 collection = "Inbox"
 root = "{tmp_path}"
+[routes.throttled]
+inbox = "main"
+[routes.throttled.fetch]
+kind = "globus"
+account = {{ client = "4c5d6e7f-0000-4000-8000-000000001234" }}
+source = {{ collection = "Microscope" }}
+inbox = {{ collection = "Inbox", root = "{tmp_path}" }}
+throttle = {{ mb_per_s = 20 }}
 """
         )
         yield file
@@ -74,6 +89,26 @@ def test_the_link_is_shown_the_code_is_pasted_and_the_other_side_is_there(settin
 
     assert process.returncode == 0, said
     assert there in said
+
+
+def test_a_route_that_fetches_can_be_probed_once_somebody_has_logged_in(settings):
+    config = load(settings)
+    with pytest.raises(AccessDenied, match="login-missing"):
+        probe(config, "beam")
+
+    fetched_place(config, "beam").login(lambda link: re.search(r"<code>(\w+)", _page(link))[1])
+
+    assert probe(config, "beam") == "Microscope:/"
+
+
+def test_a_throttle_of_ours_is_refused_where_globus_moves_the_bytes(settings):
+    with pytest.raises(ConfigError, match="takes no throttle"):
+        make_fetcher(load(settings), "throttled")
+
+
+def _page(link):
+    with urllib.request.urlopen(link) as page:
+        return page.read().decode()
 
 
 def test_a_route_of_another_kind_has_nobody_to_log_in(settings):

@@ -1,14 +1,16 @@
 """A source that keeps data for so many days: who is told, when, how often. The clock is moved by hand, the mail server is real."""
 
+import time
 from datetime import UTC, datetime
 
 import pytest
 
 from lading.agent.outbox import Outbox
 from lading.agent.reporting import OutboxDrawer
-from lading.config import Config, MailConfig, PeopleConfig
+from lading.config import Config, InboxConfig, MailConfig, PeopleConfig, RouteConfig
 from lading.delivery import FileOutcome, Labels, Outcome, Receipt, Stage, new_delivery_id
 from lading.inbox import Inbox
+from lading.pulling import deadline_notices, near_deadlines
 from lading.reporters.office import Office
 from lading.testing.mailserver import mail_server
 from transport.fetch_deadlines import DAY_S, notices, step_at, steps, warnings_at
@@ -195,6 +197,27 @@ def test_without_labels_only_the_number_of_the_delivery_is_told(scene_of):
     (told,) = scene.mails()
     assert "SECRET" not in told
     assert folder.delivery in told
+
+
+def test_a_route_whose_inbox_is_away_hides_no_other(tmp_path, scene_of):
+    scene = scene_of(deadline_days=7)
+    scene.seen("a/b/c", newest=time.time() - 6.5 * DAY_S)
+    (tmp_path / "unmounted").mkdir()
+    fetch = {"kind": "rsync", "target": str(tmp_path), "deadline_days": 7}
+    config = Config(
+        home=scene.state,
+        inboxes={"main": InboxConfig(path=scene.inbox.root), "share": InboxConfig(path=tmp_path / "unmounted")},
+        routes={
+            "aps": RouteConfig(inbox="main", fetch=fetch),
+            "away": RouteConfig(inbox="share", fetch=fetch),
+            "no-deadline": RouteConfig(inbox="main", fetch=fetch | {"deadline_days": 0}),
+        },
+    )
+
+    (near,) = near_deadlines(config)
+
+    assert (near.route, near.folder, near.step) == ("aps", "a/b/c", 1)
+    assert "0.5 days more" in deadline_notices(config)[0].quoted
 
 
 def _proof(delivery):
