@@ -18,6 +18,7 @@ from lading.manifest import Entry, Manifest
 from lading.ports import Progress
 from lading.seal import MAX_SEAL_BYTES, PAPERS, SEAL_NAME, Seal, read_seal
 from transport.bodies import FileBody, Folder, SmallBody
+from transport.fetch_asking import Asking
 from transport.fetch_files import Bringing, hash_here
 from transport.fetch_ledger import Ledger, Progressing, Remembered, changed
 from transport.fetch_look import HostileName, folders_in, refused
@@ -41,10 +42,12 @@ class WaypointRound:
     ) -> None:
         self._setting, self._ledger, self._files, self._progress = setting, ledger, files, progress
         self._clock = clock
+        self._asking = Asking(setting.state / "fetch" / f"{setting.route}-asking", files, clock)
 
     def run(self, only: str = "") -> list[Remembered]:
         """Bring what is sealed (or `only` that delivery), write receipts back. What was looked at."""
         limits = read_sentinel(self._files, self._setting.place.name).limits
+        self._asking.tell()  # what an earlier round noted, and could not say any more
         seen = [found for path in self._slots(only) if (found := self._one(path, limits.max_list_bytes))]
         return [self._with_receipt(found) for found in seen]
 
@@ -61,6 +64,7 @@ class WaypointRound:
         except ValueError:
             return None  # no agent makes such a folder
         known = self._ledger.get(name) or Remembered(name, delivery=name, first_seen=self._clock())
+        seal: bytes | None = None
         try:
             seal = small_file(self._files, f"{Slot(delivery).path}/{SEAL_NAME}", MAX_SEAL_BYTES)
             if seal is None:
@@ -73,9 +77,9 @@ class WaypointRound:
         except HostileName as exc:
             known = changed(known, state=Progressing.HELD, findings=(refused(exc),), note=str(exc))
         except SourceChanged as exc:  # gone, or not of the listed size
-            return self._held(known, Corrupted(exc.message, paths=[name]))
+            return self._held(known, Corrupted(exc.message, paths=[name]), seal)
         except (Rejected, Corrupted) as exc:
-            return self._held(known, exc)
+            return self._held(known, exc, seal)
         except (Unreachable, EngineError):
             raise
         except LadingError as exc:
@@ -88,11 +92,12 @@ class WaypointRound:
             return not self._was_given_back(delivery)
         return known.state is Progressing.HELD
 
-    def _held(self, known: Remembered, exc: Rejected | Corrupted) -> Remembered:
+    def _held(self, known: Remembered, exc: Rejected | Corrupted, seal: bytes | None) -> Remembered:
         """Something is wrong with what the sender sealed. A damaged file is the sender's to carry again."""
-        if isinstance(exc, Corrupted) and exc.paths:
+        if isinstance(exc, Corrupted) and exc.paths and seal is not None:
             # As an inbox does: without its seal the slot is the sender's, who compares and mends.
-            self._files.remove(f"{Slot(delivery_id(known.delivery)).path}/{SEAL_NAME}")
+            self._asking.note(seal, exc, self._setting.route)
+            self._asking.tell()
             return self._ledger.put(changed(known, state=Progressing.WAITING, fingerprint="", note=exc.message))
         findings = exc.findings if isinstance(exc, Rejected) else ()
         found = findings or (error("waypoint-unusable", exc.message),)
