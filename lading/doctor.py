@@ -19,6 +19,7 @@ from lading.agent.outbox import OUTBOX_NAME, Outbox
 from lading.agent.reporting import raised
 from lading.assembly import importer_for, make_transport, program_heartbeats
 from lading.config import Config, Settings
+from lading.deposit import deposit_of
 from lading.errors import ConfigError, LadingError
 from lading.findings import Severity
 from lading.inbox import Inbox
@@ -258,7 +259,10 @@ def _metrics(config: Config) -> Iterator[Diagnosis]:
 
 
 def _transport(config: Config, route: str) -> str:
-    make_transport(config, route).probe()
+    transport, live = make_transport(config, route), config.routes[route].live
+    if live:
+        deposit_of(transport, live.folder, where=f"routes.{route}.live")
+    transport.probe()
     kind = config.routes[route].transport.get("kind", "")
     tool = _tool_version(str(kind))
     return f"{kind} reaches the inbox" + (f" ({tool})" if tool else "")

@@ -115,6 +115,10 @@ class LiveBook:
         rows = self.outbox.rows(f"SELECT id FROM deliveries WHERE live = 1{which} ORDER BY created_at DESC, id DESC")  # noqa: S608
         return [DeliveryId(row["id"]) for row in rows]
 
+    def is_live(self, delivery: DeliveryId) -> bool:
+        """Whether it is pushed live; deliveries of the time before its route became live are not."""
+        return bool(self.outbox.rows("SELECT 1 FROM deliveries WHERE id = ? AND live = 1", delivery))
+
     def link(self, delivery: DeliveryId, link: Link) -> None:
         """What the last attempt said; `link_since` moves only when it says something else."""
         with self.outbox.writing() as db:

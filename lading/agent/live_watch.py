@@ -111,7 +111,7 @@ class LiveWatch:
         findings: tuple[Finding, ...] = (),
     ) -> None:
         """Into the outbox when it says something new, and now and then: looks come every second, and a note costs a flush."""
-        told = (error, waiting, findings)
+        told = (error, findings, tuple(folder for folder, _ in waiting))
         if told == self._told and self._clock() - self._told_at < _TELL_S:
             return
         self._told, self._told_at = told, self._clock()
@@ -135,8 +135,10 @@ class LiveWatch:
             if not _has_files(root):
                 return "holds no files yet", None
             item = self._take(root, found)
-        else:
+        elif self._book.is_live(known[0]):
             item = self._book.outbox.get(known[0])
+        else:
+            return "", None  # it went as a whole, before this route became live
         if item.stage in (Stage.VERIFIED, Stage.CANCELLED, Stage.CLEANABLE, Stage.CLEANED, Stage.REJECTED):
             self._look_for_late_files(item, known[1] if known else "", findings)
             return "", None

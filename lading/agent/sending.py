@@ -91,6 +91,7 @@ def enqueue(  # noqa: PLR0917 - the order in which people think of them
     ConfigError (no such folder, route or template), Rejected for labels that cannot name a session or that differ from those
     it was sent under.
     """
+    _refuse_live(config, route)
     root, watch = _folder(path), _watch_of(config, path, route)
     wanted = labels or _labels_from(config, path, route)
     refusals = label_findings(wanted)
@@ -126,6 +127,7 @@ def enqueue(  # noqa: PLR0917 - the order in which people think of them
 
 def dry_run(config: Config, parts: AgentParts, path: Path, route: str, labels: Labels | None = None) -> Rehearsal:
     """What `enqueue` and the carry after it would do. Writes nothing, here or there. Raises ConfigError."""
+    _refuse_live(config, route)
     root = _folder(path)
     wanted = labels or _labels_from(config, path, route)
     rules, transport = parts.rules(route), parts.transport(route)
@@ -183,6 +185,16 @@ def ensure_carrier(config: Config, *, parts: str = DEFAULT_FACTORY) -> None:
             creationflags=_WINDOWS_DETACHED,
         )
     _wait_until_up(config, started, log_file)
+
+
+def _refuse_live(config: Config, route: str) -> None:
+    live = config.route(route).live
+    if live is not None:
+        then = f"; {live.then!r} sends whole sessions" if live.then else ""
+        raise ConfigError(
+            f"the route {route!r} is live: the agent pushes what appears below its watched folders{then}",
+            next_command="lading agent run",
+        )
 
 
 def _folder(path: Path) -> Path:

@@ -111,8 +111,21 @@ def test_s24_in_full(site, server, tmp_path) -> None:
     assert lags[-1] == ("up", 0.0)
 
 
+@needs_sshd
+@pytest.mark.slow
+def test_a_killed_agent_goes_on_over_sftp(site: LiveSite, server, tmp_path) -> None:
+    pytest.importorskip("asyncssh", reason="asyncssh is not installed (extra: sftp)")
+    with FaultProxy(("127.0.0.1", server.port)) as proxy:
+        site.configure(transport=_over_ssh("sftp", server, proxy, site, tmp_path))
+        _kill_again_and_again(site, 12)
+
+
 @pytest.mark.parametrize("kills", [4, pytest.param(25, marks=pytest.mark.slow)])
 def test_a_killed_agent_loses_nothing_and_carries_nothing_twice(site: LiveSite, kills: int) -> None:
+    _kill_again_and_again(site, kills)
+
+
+def _kill_again_and_again(site: LiveSite, kills: int) -> None:
     camera = Camera(site.session(), 12 * kills, 0.08)
     draw = random.Random(24)
     with reader(site.deposit()) as seen, camera.running():

@@ -14,6 +14,7 @@ from lading.agent.live_view import ask_to_close, reopen, views
 from lading.agent.loop import Agent
 from lading.agent.outbox import Outbox, Outgoing
 from lading.agent.parts import AgentParts
+from lading.agent.sending import enqueue
 from lading.assembly import agent_parts
 from lading.config import load
 from lading.delivery import DeliveryId, Stage
@@ -368,6 +369,29 @@ def test_an_inbox_leaves_its_deposit_folder_alone(instrument: Instrument) -> Non
     found = list(BareWatch(instrument.target, Slots(instrument.target)).complete(quiet_s=0, marker=None, now=1.0))
 
     assert [str(bare.labels) for bare in found] == ["EM/grid-2/s2"]
+
+
+def test_a_route_that_became_live_leaves_what_went_as_a_whole_alone(instrument: Instrument) -> None:
+    live = instrument.file.read_text()
+    instrument.file.write_text(live.replace("[routes.cryo.live]", "[routes.cryo.checks.layout]").replace("settle", "#").replace(
+        "status_every", "#").replace("marker", "#") + "quiet = 0\n")  # fmt: skip
+    config = load(instrument.file)
+    instrument.write(MOVIES)
+    Agent(config.agent, agent_parts(config), instrument.outbox, threading.Event()).once()
+    whole = instrument.only()
+    instrument.file.write_text(live)
+
+    instrument.turn()
+
+    assert (whole.stage, instrument.only().stage) == (Stage.ARRIVED, Stage.ARRIVED)
+    assert not instrument.deposit().exists()
+
+
+def test_a_live_route_is_not_sent_by_hand(instrument: Instrument) -> None:
+    root = instrument.write(MOVIES)
+
+    with pytest.raises(ConfigError, match="is live"):
+        enqueue(instrument.outbox, instrument.config, instrument.parts, root, "cryo")
 
 
 def test_asked_to_close_it_closes(instrument: Instrument) -> None:
