@@ -51,7 +51,7 @@ format: $(VENV)/.ready
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.ready  ## side by side against what a user would pick instead; docs in bench/README.md
-	@tools/debian-packages.sh rsync
+	@tools/debian-packages.sh rsync dcmtk orthanc
 	$(BIN)/python bench/run_all.py
 
 wheel-test: omero  ## the acceptance tests against the built wheel, with the source tree out of the way

@@ -12,6 +12,7 @@ ALL = (
     "local_delivery",
     "rsync_delivery",
     "transports",
+    "dicom_nodes",
     "dicom_check",
     "manifest_million",
     "server_line",

@@ -21,7 +21,10 @@ CREATE TABLE other (path BLOB, size INTEGER, sha256 TEXT, outcome TEXT, code TEX
 """
 _COLUMNS = "sop, path, size, sha256, class, syntax, study, series"
 _INSERT = f"INSERT OR IGNORE INTO image ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)"
-_INDEX = "CREATE INDEX by_series ON image (study, series, syntax)"
+_INDEXES = (
+    "CREATE INDEX by_series ON image (study, series, syntax)",
+    "CREATE INDEX by_context ON image (class, syntax, path)",
+)
 
 NOT_DICOM = "not-dicom"
 NOT_SENDABLE = "dicom-not-sendable"
@@ -79,7 +82,8 @@ class Contents:
         made._table.execute("BEGIN")
         for entry in parcel.manifest:
             made._sort(parcel.root, entry, skips, leave_others=leave_others)
-        made._table.execute(_INDEX)
+        for index in _INDEXES:
+            made._table.execute(index)
         made._table.execute("COMMIT")
         return made
 
