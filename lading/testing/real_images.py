@@ -3,6 +3,7 @@
 Every writer returns the files it made, as paths relative to its folder (POSIX), the one to open first in front.
 """
 
+import json
 import uuid
 from pathlib import Path
 from typing import Any, Literal
@@ -96,6 +97,35 @@ def pattern_series(folder: Path, name: str = "series", *, planes: int = 4, size:
         tifffile.imwrite(_made(folder, file), pixels(size, size, seed=number), metadata=None)
     (folder / f"{name}.pattern").write_text(f"{name}_t<0-{planes - 1}>.tif")
     return [f"{name}.pattern", *names]
+
+
+def micro_manager(folder: Path, name: str = "Pos0", *, frames: int = 3, size: int = 32) -> list[str]:
+    """A folder as Micro-Manager 1.4 writes it: `metadata.txt`, and a plain TIFF for each time point."""
+    plane = {"Width": size, "Height": size, "PixelType": "GRAY8"}
+    summary = {
+        "Channels": 1,
+        "ChNames": ["DAPI"],
+        "Slices": 1,
+        "Frames": frames,
+        "Positions": 1,
+        **plane,
+        "BitDepth": 8,
+    }
+    metadata: dict[str, dict[str, object]] = {"Summary": {**summary, "PixelSize_um": 0.1, "Source": "Micro-Manager"}}
+    names = [f"{name}/img_{frame:09d}_DAPI_000.tif" for frame in range(frames)]
+    for frame, file in enumerate(names):
+        tifffile.imwrite(_made(folder, file), pixels(size, size, seed=frame), metadata=None)
+        indices = {
+            "FrameIndex": frame,
+            "SliceIndex": 0,
+            "ChannelIndex": 0,
+            "Exposure-ms": 10,
+            "ElapsedTime-ms": 100 * frame,
+        }
+        # Bio-Formats reads the file line by line and takes the last character of each value for a comma.
+        metadata[f"FrameKey-{frame}-0-0"] = {"FileName": Path(file).name, **indices, **plane}
+    (folder / name / "metadata.txt").write_text(json.dumps(metadata, indent=2))
+    return [f"{name}/metadata.txt", *names]
 
 
 def ome_zarr(
