@@ -17,7 +17,7 @@ from uuid import uuid4
 from lading import __version__
 from lading.errors import LadingError, Refused, TargetUnavailable
 from lading.ports import Journal, Progress
-from omero_importer import errors, graphs, uploads
+from omero_importer import errors, graphs, router, uploads
 from omero_importer.filesets import FilesetPlan, FilesetRecord, Place
 from omero_importer.hashes import ALGORITHMS, NO_PROOF
 from omero_importer.holdings import ClientName
@@ -37,6 +37,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GROWTH = 0.05, 2.0, 1.5
 _UNKNOWN_READER = "Unknown"
 _CLOSING = 8
 """Servants that are being closed at once."""
+_OPENED = 32
+"""Files of one Fileset that are opened at once, to be sent soon."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,11 @@ class IceEngine:
         refused: list[Refused] = []
         under_way: deque[Future[_Uploaded]] = deque()
         window = self.route.uploads
-        with ThreadPoolExecutor(window, "omero-fileset") as filesets, ThreadPoolExecutor(window, "omero-file") as files:
+        room = threading.Semaphore(window)
+        with ThreadPoolExecutor(window, "omero-fileset") as filesets:
             try:
                 for plan in plans:
-                    under_way.append(filesets.submit(self._upload, plan, place, files, progress))
+                    under_way.append(filesets.submit(self._upload, plan, place, room, progress))
                     # One more than can be sent at once: the senders have work while the first is being imported.
                     if len(under_way) > window:
                         yield from self._read(under_way.popleft(), refused)
@@ -160,36 +163,60 @@ class IceEngine:
             next_command="set import.checksum of the route",
         )
 
-    def _upload(self, plan: FilesetPlan, place: Place, files: ThreadPoolExecutor, progress: Progress) -> _Uploaded:
+    def _upload(self, plan: FilesetPlan, place: Place, room: threading.Semaphore, progress: Progress) -> _Uploaded:
         process = self.connection.repository().importFileset(self._fileset(plan, place), self._settings(place))
         try:
-            sending = [
-                files.submit(self._send, process, index, name, progress) for index, name in enumerate(plan.files)
-            ]
-            try:
-                return _Uploaded(plan, process, [one.result() for one in sending])
-            finally:
-                for one in sending:
-                    one.cancel()
+            return _Uploaded(plan, process, self._sent(process, list(enumerate(plan.files)), room, progress))
         except BaseException as exc:
             if isinstance(exc, omero.ResourceError):
                 self.valve.saw_no_room(exc.message)
             _close(process)
             raise
 
-    def _send(self, process: "grid.ImportProcessPrx", index: int, name: str, progress: Progress) -> str:
-        entry = self.source.entries[name]
-        if self._in_place is not None:
-            return self._in_place.bring(process, index, entry, self.algorithm)
-        return uploads.send_file(
-            process.getUploader(index),
+    def _sent(
+        self,
+        process: "grid.ImportProcessPrx",
+        files: Sequence[tuple[int, str]],
+        room: threading.Semaphore,
+        progress: Progress,
+    ) -> list[str]:
+        """Bring these files of the Fileset, given with their numbers; their checksums."""
+        if (in_place := self._in_place) is not None:
+            return self._brought(in_place, process, files)
+        checksums: list[str] = []
+        for begin in range(0, len(files), _OPENED):
+            some = files[begin : begin + _OPENED]
+            asked = [process.begin_getUploader(index) for index, _ in some]
+            stores = router.introduced(self.connection, [process.end_getUploader(one) for one in asked])
+            checksums += uploads.send_files(
+                [self._sending(store, name, progress) for store, (_, name) in zip(stores, some, strict=True)], room
+            )
+        return checksums
+
+    def _sending(self, store: "omero.api.RawFileStorePrx", name: str, progress: Progress) -> uploads.Sending:
+        return uploads.sending(
+            store,
             self.source.path(name),
-            entry,
+            self.source.entries[name],
             algorithm=self.algorithm,
             block=self.route.block_kb << 10,
             timeout=self.settings.read_timeout,
             told=lambda count: self._told(count, progress),
         )
+
+    def _brought(
+        self, in_place: InPlace, process: "grid.ImportProcessPrx", files: Sequence[tuple[int, str]]
+    ) -> list[str]:
+        with ThreadPoolExecutor(self.route.uploads, "omero-file") as several:
+            bringing = [
+                several.submit(in_place.bring, process, index, self.source.entries[name], self.algorithm)
+                for index, name in files
+            ]
+            try:
+                return [one.result() for one in bringing]
+            finally:
+                for one in bringing:
+                    one.cancel()
 
     def _told(self, count: int, progress: Progress) -> None:
         if self._stopping.is_set():
@@ -248,8 +275,10 @@ class IceEngine:
                         safe="The files are in the inbox.",
                         next_command="lading doctor",
                     ) from exc
-                for index in failing:
-                    uploaded.checksums[index] = self._send(process, index, plan.files[index], _Silent())
+                again = [(index, plan.files[index]) for index in failing]
+                sums = self._sent(process, again, threading.Semaphore(self.route.uploads), _Silent())
+                for index, checksum in zip(failing, sums, strict=True):
+                    uploaded.checksums[index] = checksum
         raise AssertionError("unreachable")
 
     def _outcome(self, handle: "cmd.HandlePrx", doing: str) -> "cmd.Response":

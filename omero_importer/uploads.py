@@ -1,12 +1,19 @@
-"""Sends one file to a RawFileStore, block after block, several on their way at once."""
+"""Sends files to RawFileStores, several messages on their way at once, from one thread.
+
+A file being sent is a generator: it asks something of the server, and is resumed when it is its turn to have the answer. So many
+small files keep the server busy without a thread for each: every thread more would cost both sides more than the file itself.
+"""
 
 import hashlib
+import os
 import random
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO, TypeAlias
 
 from lading.disk import open_strange
 from lading.errors import Corrupted
@@ -14,6 +21,9 @@ from lading.manifest import Entry
 from omero_importer import errors
 from omero_importer.hashes import ALGORITHMS, MANIFEST_NAMES, Hasher
 from omero_importer.ice import Ice, omero
+
+Sending: TypeAlias = Generator[None, None, str]
+"""A file on its way. Returns OMERO's checksum of what was sent; closed early, it closes its store."""
 
 _UNDER_WAY = 3
 """Messages of one file on their way: enough to hide the way there and back, and to read while OMERO writes."""
@@ -38,7 +48,54 @@ def send_file(
     told: Callable[[int], None],
     save: bool = False,
 ) -> str:
-    """Write the file into `store` and close it; OMERO's checksum of what was sent. `save`: a store that does not on closing.
+    """One file, from its beginning to its end: see `sending`."""
+    (checksum,) = send_files(
+        [sending(store, path, entry, algorithm=algorithm, block=block, timeout=timeout, told=told, save=save)],
+        threading.Semaphore(),
+    )
+    return checksum
+
+
+def send_files(files: Sequence[Sending], room: threading.Semaphore) -> list[str]:
+    """Send them, as many at once as there is room for; their checksums, in order. Raises what `sending` does.
+
+    Whoever shares `room` shares the number of files on their way. After an error the files that were begun are given up.
+    """
+    checksums = [""] * len(files)
+    waiting = deque(enumerate(files))
+    begun: deque[tuple[int, Sending]] = deque()
+    try:
+        while waiting or begun:
+            while waiting and room.acquire(blocking=not begun):
+                begun.append(waiting.popleft())
+            index, file = begun[0]
+            try:
+                next(file)
+            except StopIteration as end:
+                checksums[index] = end.value
+                begun.popleft()
+                room.release()
+            else:
+                begun.rotate(-1)
+    finally:
+        for _, file in begun:
+            file.close()
+            room.release()
+    return checksums
+
+
+def sending(
+    store: "omero.api.RawFileStorePrx",
+    path: Path,
+    entry: Entry,
+    *,
+    algorithm: str,
+    block: int,
+    timeout: float,
+    told: Callable[[int], None],
+    save: bool = False,
+) -> Sending:
+    """Write the file into `store` and close it. `save`: a store that does not on closing.
 
     `told` hears of the bytes as they arrive. `timeout` (seconds) bounds what closing takes at least. Raises Corrupted when the
     file is not what the manifest says; and as Ice does.
@@ -48,7 +105,9 @@ def send_file(
     # What the manifest cannot vouch for in OMERO's algorithm, it vouches for in its own.
     witness = None if known else hashlib.sha256()
     try:
-        _send_blocks(store, path, entry, block, hashers=[h for h in (hasher, witness) if h is not None], told=told)
+        yield from _blocks(
+            store, path, entry, block, hashers=[h for h in (hasher, witness) if h is not None], told=told
+        )
     except BaseException:
         with suppress(Ice.Exception):
             store.close()
@@ -59,13 +118,15 @@ def send_file(
         patient = type(store).uncheckedCast(store.ice_invocationTimeout(int(patience * 1000)))
     if save:
         patient.save()
-    patient.close()
+    closing = patient.begin_close()
+    yield
+    patient.end_close(closing)
     if witness is not None and witness.hexdigest() != entry.sha256:
         raise _changed(entry)
     return known or (hasher.hexdigest() if hasher else "")
 
 
-def _send_blocks(
+def _blocks(
     store: "omero.api.RawFileStorePrx",
     path: Path,
     entry: Entry,
@@ -73,15 +134,12 @@ def _send_blocks(
     *,
     hashers: list[Hasher],
     told: Callable[[int], None],
-) -> None:
+) -> Generator[None, None, None]:
     under_way: deque[tuple[Ice.AsyncResult, bytes, int]] = deque()
     offset = 0
-    try:
-        source = open_strange(path)
-    except (OSError, ValueError) as exc:
-        raise _changed(entry) from exc
-    with source:
-        while content := source.read(block):
+    with _opened(path, entry) as source:
+        # One byte more than there should be is asked for: a file that has grown is not what the manifest says.
+        while content := os.read(source.fileno(), min(block, entry.size - offset + 1)):
             if offset + len(content) > entry.size:
                 raise _changed(entry)
             under_way.append((store.begin_write(content, offset, len(content)), content, offset))
@@ -89,13 +147,22 @@ def _send_blocks(
                 hasher.update(content)
             offset += len(content)
             if len(under_way) >= _UNDER_WAY:
+                yield
                 told(_arrived(store, *under_way.popleft()))
-        while under_way:
-            told(_arrived(store, *under_way.popleft()))
     if offset != entry.size:
         raise _changed(entry)
     if not offset:
         store.write(b"", 0, 0)  # or the file would not be there at all
+    while under_way:
+        yield
+        told(_arrived(store, *under_way.popleft()))
+
+
+def _opened(path: Path, entry: Entry) -> BinaryIO:
+    try:
+        return open_strange(path)
+    except (OSError, ValueError) as exc:
+        raise _changed(entry) from exc
 
 
 def _arrived(store: "omero.api.RawFileStorePrx", result: "Ice.AsyncResult", content: bytes, offset: int) -> int:
