@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import pydicom
-from pydicom.errors import InvalidDicomError
-
 from lading.checks.dicom_headers import DicomUnreadable, read_header
 
 _TAGS = ["SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
+# What a reader may raise for bytes that are not what they seem; pydicom's own InvalidDicomError comes with it.
+_UNREADABLE = (EOFError, ValueError, KeyError, NotImplementedError, AttributeError, TypeError)
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -49,9 +48,12 @@ def identity(path: Path) -> Identity | None:
 
 def identity_of(stream: IO[bytes]) -> Identity | None:
     """Who the object is whose first bytes `stream` (seekable) holds, None when they do not tell."""
+    from pydicom import dcmread  # noqa: PLC0415 - takes half a second to import; most deliveries never need it
+    from pydicom.errors import InvalidDicomError  # noqa: PLC0415
+
     try:
-        found = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS))
-    except (InvalidDicomError, EOFError, ValueError, KeyError, NotImplementedError, AttributeError, TypeError):
+        found = dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS))
+    except (InvalidDicomError, *_UNREADABLE):
         return None
     values = [str(found.get(tag) or "").strip() for tag in _TAGS]
     return Identity(*values) if values[0] and values[1] else None
@@ -59,8 +61,11 @@ def identity_of(stream: IO[bytes]) -> Identity | None:
 
 def substance(path: Path) -> Substance | None:
     """What is in a whole object, None when it cannot be read. Holds its pixel data in memory for a moment."""
+    from pydicom import dcmread  # noqa: PLC0415 - as above
+    from pydicom.errors import InvalidDicomError  # noqa: PLC0415
+
     try:
-        found = pydicom.dcmread(path)
+        found = dcmread(path)
         pixels = next((found[name].value for name in _PIXELS if name in found), b"")
         for name in _PIXELS:
             if name in found:
@@ -68,6 +73,6 @@ def substance(path: Path) -> Substance | None:
         header = hashlib.sha256(found.to_json(suppress_invalid_tags=True).encode()).hexdigest()
         syntax = str(found.file_meta.get("TransferSyntaxUID", ""))
         sop = str(found.get("SOPInstanceUID") or "")
-    except (InvalidDicomError, EOFError, ValueError, KeyError, NotImplementedError, AttributeError, TypeError):
+    except (InvalidDicomError, *_UNREADABLE):
         return None
     return Substance(sop, syntax, hashlib.sha256(pixels).hexdigest() if pixels else "", header)

@@ -68,6 +68,8 @@ class SandboxXnat:
             log_level="critical",
             lifespan="off",
             ws="none",
+            access_log=False,
+            proxy_headers=False,
             timeout_keep_alive=60,
             timeout_graceful_shutdown=3,
         )
