@@ -1,4 +1,4 @@
-"""Writes the part of docs/reference that is generated: errors, metrics, settings, transports. `--check` fails when they are stale."""
+"""Writes what is generated of docs/reference: errors, metrics, settings, transports. `--check` fails when it is stale."""
 
 import ast
 import inspect
