@@ -95,7 +95,7 @@ def _show(app: App, route: str, found: Sequence[Remembered]) -> None:
         output.say(f"nothing lies ready for {route}")
         return
     output.table(
-        ("folder", "state", "delivery", "files", "size", "note"),
+        ("folder", "state", "delivery", "files", "size"),
         (
             (
                 folder.path,
@@ -103,7 +103,6 @@ def _show(app: App, route: str, found: Sequence[Remembered]) -> None:
                 folder.delivery,
                 str(folder.files),
                 output.size(folder.bytes),
-                folder.note,
             )
             for folder in found
         ),
@@ -111,6 +110,11 @@ def _show(app: App, route: str, found: Sequence[Remembered]) -> None:
         whole=("delivery",),
     )
     for folder in found:
+        if folder.note and folder.note not in {finding.message for finding in folder.findings}:
+            output.out.print(
+                Text.assemble((output.printable(folder.path), "bold"), f": {output.printable(folder.note)}"),
+                soft_wrap=True,
+            )
         for finding in folder.findings:
             output.out.print(output.finding_line(finding), soft_wrap=True)
     if any(folder.state is Progressing.FETCHED for folder in found):

@@ -135,6 +135,7 @@ TROUBLES = [
 ]
 
 
+@pytest.mark.slow
 def test_each_trouble_has_its_own_code_and_next_command_in_a_delivery(site):
     told = {}
     for where, change, code, _ in TROUBLES:
@@ -188,3 +189,25 @@ def test_a_killed_fetch_finds_its_task_again(site):
     assert len(world.tasks) == 1, "asked about, not asked again"
     inbox = Inbox.open(site.inbox_folder)
     assert trees.look(inbox.accept(folder["delivery"]).root) == trees.look(source)
+
+
+def test_a_fetch_that_does_not_get_on_says_why_and_what_to_type(site):
+    world = site.server.world
+    source = trees.plain_tree(site.far / FETCHED)
+    world.faults.stuck = ("PATH_NOT_FOUND", "No such file or directory: /2026-03")
+
+    stuck = site.run("fetch", "mri", "--wait", "--timeout", "3")
+    world.faults.stuck = None
+    world.faults.fail_tasks.append(("ENDPOINT_ERROR", "the tape robot is down"))
+    failed = site.run("fetch", "mri")
+    fetched = site.ask("fetch", "mri", "--wait", "--timeout", str(WAIT_S))
+
+    assert stuck.returncode == failed.returncode == 7
+    assert "path-missing: PATH_NOT_FOUND" in stuck.stdout
+    assert "task-failed: ENDPOINT_ERROR: the tape robot is down" in failed.stdout
+    assert "next: lading" in failed.stdout
+    (folder,) = fetched["folders"]
+    assert folder["state"] == "fetched"
+    inbox = Inbox.open(site.inbox_folder)
+    assert trees.look(inbox.accept(folder["delivery"]).root) == trees.look(source)
+    assert "POST /v0.10/delete" not in world.requests
