@@ -14,7 +14,7 @@ from typing import cast
 import structlog
 
 from lading.delivery import FileOutcome, Outcome, Parcel
-from lading.disk import translated, write_durably
+from lading.disk import appearing, translated
 from omero_importer import attachments, holdings
 from omero_importer.annotations import Mark
 from omero_importer.filesets import FilesetPlan, FilesetsDecision, Place
@@ -23,6 +23,7 @@ from omero_importer.session import Connection
 
 FOLDER = "omero-filesets"
 _FORMAT = 1
+_FAST = 4
 _NOBODY_TOOK_IT = "neither in a Fileset of the delivery nor attached to it"
 _log = structlog.get_logger("omero_importer")
 
@@ -35,16 +36,22 @@ class Decided:
 
     def keep(self, parcel: Parcel, decision: FilesetsDecision) -> None:
         """Durable on return; replaces what an earlier attempt decided. Raises OutOfSpace, AccessDenied, Unreachable."""
-        lines = "".join(f"{json.dumps(line, separators=(',', ':'))}\n" for line in _lines(parcel, decision))
         with translated("noting which files form which fileset", self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_durably(self._file(parcel), gzip.compress(lines.encode("ascii"), 5, mtime=0))
+            with (
+                appearing(self._file(parcel)) as handle,
+                open(handle, "wb", closefd=False) as raw,
+                gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=_FAST) as packed,
+            ):
+                for line in _lines(parcel, decision):
+                    packed.write(json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n")
 
     def recall(self, parcel: Parcel) -> FilesetsDecision | None:
         """What was decided about exactly these files; None when that is not known here."""
         path = self._file(parcel)
         try:
-            return _understood(gzip.decompress(path.read_bytes()), parcel)
+            with gzip.open(path, "rt", encoding="ascii") as lines:
+                return _understood(lines, parcel)
         except FileNotFoundError:
             return None
         except (OSError, EOFError, ValueError, KeyError, TypeError) as exc:
@@ -104,15 +111,14 @@ def _lines(parcel: Parcel, decision: FilesetsDecision) -> Iterator[object]:
         yield [plan.reader, plan.required_dirs, plan.series, *plan.files]
 
 
-def _understood(content: bytes, parcel: Parcel) -> FilesetsDecision | None:
-    """None for other content under the same id. Raises ValueError, KeyError, TypeError."""
-    first, *others = content.decode("ascii").splitlines()
-    head = cast("Mapping[str, object]", json.loads(first))
+def _understood(lines: Iterator[str], parcel: Parcel) -> FilesetsDecision | None:
+    """None for other content under the same id. Raises OSError, EOFError, ValueError, KeyError, TypeError."""
+    head = cast("Mapping[str, object]", json.loads(next(lines, "")))
     if head["format"] != _FORMAT or head["manifest"] != parcel.manifest.summary.digest:
         return None
     left_out = cast("dict[str, str]", head["left_out"])
     found = FilesetsDecision(
-        tuple(_plan(json.loads(line)) for line in others),
+        tuple(_plan(json.loads(line)) for line in lines),
         tuple(cast("list[str]", head["attachments"])),
         left_out=left_out,
     )

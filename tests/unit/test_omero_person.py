@@ -155,3 +155,18 @@ def test_host_names_are_compared_without_case() -> None:
 
     assert session.opens("omero.example.org", 4064)
     assert not session.opens("omero.example.org", 4065)
+
+
+def test_they_read_in_person_only_where_their_session_opens_the_repository(tmp_path: Path) -> None:
+    line = CommandLine()
+    known = config(tmp_path, SETTINGS + '[routes.elsewhere]\nrepository = "theirs"\n')
+    person = OmeroPerson(line, typed())
+
+    assert person.reads(known, "scans") is None
+    assert person.reads(known, "half") is None
+    assert line.asked == []  # nobody is asked for a password for XNAT
+    assert person.reads(known, "elsewhere") is None
+    own = person.reads(known, "microscopy")
+    assert own is not None
+    assert taken_from(own.repositories["ours"].settings)[0] is not None
+    assert len(line.asked) == 1
