@@ -74,11 +74,13 @@ def translated(exc: Exception, *, doing: str, node: str) -> LadingError:
 
 
 def _tls(exc: ssl.SSLError) -> str:
+    # Python gives these two only to errors that OpenSSL itself made.
+    reason = str(getattr(exc, "reason", None) or type(exc).__name__)
     if isinstance(exc, ssl.SSLCertVerificationError):
         return (
-            f"its certificate is not trusted ({exc.verify_message}); set `ca` to the site's own CA, and `host` as the "
-            "certificate has it"
+            f"its certificate is not trusted ({getattr(exc, 'verify_message', reason)}); set `ca` to the site's own CA, and "
+            "`host` as the certificate has it"
         )
-    if exc.reason and ("WRONG_VERSION" in exc.reason or "UNKNOWN_PROTOCOL" in exc.reason):
+    if "WRONG_VERSION" in reason or "UNKNOWN_PROTOCOL" in reason:
         return "it does not speak TLS on this port"
-    return f"no TLS with it ({exc.reason or type(exc).__name__}); it may want a `certificate` and `key` of ours"
+    return f"no TLS with it ({reason}); it may want a `certificate` and `key` of ours"

@@ -1,5 +1,6 @@
 """What only DICOM nodes do: nodes that cannot be asked, reports, TLS, refusals, associations that break."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -273,7 +274,7 @@ def test_what_is_no_dicom_node_is_unavailable(sender: Sender, answer: bytes) -> 
                 line, _ = door.accept()
             except OSError:
                 return
-            with line:
+            with line, contextlib.suppress(OSError):
                 line.recv(65536)
                 line.sendall(answer)
 
