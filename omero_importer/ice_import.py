@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NoReturn, Self
 from uuid import uuid4
 
 from lading import __version__
@@ -235,10 +235,8 @@ class IceEngine:
             with self.valve.import_under_way(patience=self.settings.valve.longest_pause):
                 handle = self._verified(uploaded, doing)
                 try:
-                    # While an import runs the next one waits: no way there and back that can be hidden behind it counts.
-                    asked = handle.begin_getRequest()
                     answer = self._outcome(handle, doing)
-                    fileset = int(handle.end_getRequest(asked).activity.parent.id.val)
+                    fileset = _fileset_of(answer) or int(handle.getRequest().activity.parent.id.val)
                 finally:
                     self._closing.begin(handle)
         finally:
@@ -286,17 +284,13 @@ class IceEngine:
         patience = self.settings.import_timeout
         until, pause = time.monotonic() + patience, _FIRST_PAUSE_S
         with _Callback(self.connection, handle) as finished:
-            finished.wait(pause)
-            finished.clear()
-            while (answer := handle.getResponse()) is None:
+            while (answer := finished.heard(pause) or handle.getResponse()) is None:
                 if time.monotonic() > until:
                     raise TargetUnavailable(
                         f"{doing} at {self.connection.server}: no end in sight after {patience:.0f} s",
                         safe="The files are in the inbox.",
                         next_command="lading retry",
                     )
-                finished.wait(pause)
-                finished.clear()
                 pause = min(pause * _GROWTH, _LONGEST_PAUSE_S)
         return answer
 
@@ -339,19 +333,30 @@ class IceEngine:
 
 
 class _Callback:
-    """The server's call when an import has ended. It may be lost, or come twice; it only wakes whoever waits."""
+    """The server's call when an import has ended, with what came of it. It may be lost, or come twice."""
 
     def __init__(self, connection: Connection, handle: "cmd.HandlePrx") -> None:
         self._connection, self._handle = connection, handle
         self._event = threading.Event()
+        self._response: cmd.Response | None = None
         self._identity = Ice.Identity(uuid4().hex, connection.callback_category)
 
-    def __enter__(self) -> threading.Event:
+    def __enter__(self) -> Self:
         adapter = self._connection.client.getAdapter()
-        proxy = adapter.add(_Finished(self._event.set), self._identity)
+        proxy = adapter.add(_Finished(self._tell), self._identity)
         # Not waited for: were it lost, asking is what is left, as when the call itself is lost.
         self._handle.begin_addCallback(cmd.CmdCallbackPrx.uncheckedCast(proxy))
-        return self._event
+        return self
+
+    def heard(self, patience: float) -> "cmd.Response | None":
+        """The response, once the call has come; None when it has not for so many seconds."""
+        self._event.wait(patience)
+        self._event.clear()
+        return self._response
+
+    def _tell(self, response: "cmd.Response | None") -> None:
+        self._response = response
+        self._event.set()
 
     def __exit__(self, *_: object) -> None:
         with suppress(Ice.Exception):
@@ -361,15 +366,15 @@ class _Callback:
 class _Finished(cmd.CmdCallback):  # type: ignore[misc]  # generated code has no types
     """Hears from the server."""
 
-    def __init__(self, tell: Callable[[], None]) -> None:
+    def __init__(self, tell: "Callable[[cmd.Response | None], None]") -> None:
         self._tell = tell
 
     def step(self, complete: int, total: int, current: object = None) -> None:
         """One of five steps is done."""
 
-    def finished(self, response: object, status: object, current: object = None) -> None:  # noqa: ARG002 - Ice's signature
+    def finished(self, response: "cmd.Response | None", status: object, current: object = None) -> None:  # noqa: ARG002 - Ice's signature
         """The import has ended."""
-        self._tell()
+        self._tell(response)
 
 
 class _Silent:
@@ -388,6 +393,14 @@ def running_import(connection: Connection, fileset: int, patience: float) -> boo
                 graphs.response(handle, patience, f"waiting for the import of Fileset {fileset} that is under way")
                 return True
     return False
+
+
+def _fileset_of(answer: "cmd.Response") -> int:
+    """The Fileset's id, where the answer tells it: a request less. 0 where it does not."""
+    for pixels in getattr(answer, "pixels", None) or ():
+        if pixels.image is not None and pixels.image.isLoaded() and pixels.image.fileset is not None:
+            return int(pixels.image.fileset.id.val)
+    return 0
 
 
 def _algorithm(name: str) -> "model.ChecksumAlgorithmI":

@@ -37,6 +37,7 @@ class Handle(Service, omero.cmd.Handle):
         self._lock = threading.Lock()
         self._callbacks: dict[str, Ice.ObjectPrx] = {}
         self._response: omero.cmd.Response | None = None
+        self._result: omero.cmd.Response = omero.cmd.OK()
         self._cancelled = threading.Event()
         self._status = omero.cmd.Status()
         self._status.flags, self._status.steps, self._status.currentStep = [], len(steps), 0
@@ -83,7 +84,7 @@ class Handle(Service, omero.cmd.Handle):
         self._cancelled.set()
 
     def run(self) -> None:
-        """Carry out all steps, in the thread that calls this."""
+        """Carry out all steps, in the thread that calls this. Nobody hears of the end before `tell`."""
         response: omero.cmd.Response | None = None
         for number, step in enumerate(self._steps):
             if self._cancelled.is_set():
@@ -99,8 +100,12 @@ class Handle(Service, omero.cmd.Handle):
             self._tell_all("step", number + 1, len(self._steps))
         else:
             self._status.currentStep = len(self._steps)
+        self._result = response or omero.cmd.OK()
+
+    def tell(self) -> None:
+        """The work has ended, and what it needed is free again: now everybody may know."""
         with self._lock:
-            self._response = response or omero.cmd.OK()
+            self._response = self._result
         if self.tell_finished:
             self._tell_all("finished", self._response, self._status)
 
@@ -136,7 +141,7 @@ def begin(
     handle = Handle(site, session, request, steps)
     proxy = omero.cmd.HandlePrx.uncheckedCast(site.add_stateful(handle))
     try:
-        (site.background.submit if slot else site.background.run)(handle.run)
+        (site.background.submit if slot else site.background.run)(handle.run, handle.tell)
     except BaseException:
         site.remove_stateful(proxy.ice_getIdentity())
         raise

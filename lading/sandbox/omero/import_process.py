@@ -301,7 +301,7 @@ class ImportProcess(StatefulService, omero.grid.ImportProcess):
         proxy = omero.cmd.HandlePrx.uncheckedCast(site.add_stateful(handle))
         work.on_auto_close = lambda: self._close_both(proxy)
         try:
-            site.background.submit(handle.run)
+            site.background.submit(handle.run, handle.tell)
         except BaseException:
             site.remove_stateful(proxy.ice_getIdentity())
             raise

@@ -82,6 +82,10 @@ class Slots:
             return Use(**asdict(self._use))
 
 
+def _nothing() -> None:
+    """Nobody waits for it."""
+
+
 class Background:
     """The server's engine room: the slots, the pool of database connections, and the threads that work."""
 
@@ -91,9 +95,10 @@ class Background:
         self._connections = Slots(limits.database_connections)
         self._threads = ThreadPoolExecutor(limits.executor_threads, thread_name_prefix="executor")
 
-    def submit(self, work: Callable[[], None]) -> None:
+    def submit(self, work: Callable[[], None], then: Callable[[], None] = _nothing) -> None:
         """Run `work` (an import, a deletion) in the background. Waits for a free slot first: on the caller's thread.
 
+        `then` is called when it has ended and the slot is free again, so that who hears of the end finds one.
         Raises omero.InternalException when none was free for an hour.
         """
         if not self._slots.take(self._limits.background_timeout):
@@ -101,13 +106,13 @@ class Background:
                 "java.util.concurrent.RejectedExecutionException",
                 f"no background slot was free for {self._limits.background_timeout:.0f} s",
             )
-        self._threads.submit(self._carry_out, work, self._slots)
+        self._threads.submit(self._carry_out, work, then, self._slots)
 
-    def run(self, work: Callable[[], None]) -> None:
-        """Run `work` at once, without a slot."""
-        self._threads.submit(self._carry_out, work, None)
+    def run(self, work: Callable[[], None], then: Callable[[], None] = _nothing) -> None:
+        """Run `work` at once, without a slot; `then` is called when it has ended."""
+        self._threads.submit(self._carry_out, work, then, None)
 
-    def _carry_out(self, work: Callable[[], None], slots: Slots | None) -> None:
+    def _carry_out(self, work: Callable[[], None], then: Callable[[], None], slots: Slots | None) -> None:
         """With a database connection from beginning to end."""
         connected = self._connections.take(self._limits.background_timeout)
         try:
@@ -117,6 +122,7 @@ class Background:
                 self._connections.give_back()
             if slots is not None:
                 slots.give_back()
+        then()
 
     @contextmanager
     def connection(self) -> Iterator[None]:
