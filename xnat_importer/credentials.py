@@ -2,95 +2,34 @@
 
 import netrc
 import os
-import stat
-import tomllib
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from lading.config import nearest
 from lading.errors import AccessDenied, ConfigError
+from lading.logins import Login, Place, login, private_file
 
 _KINDS = ("env", "keyring", "file", "netrc")
 _DOCTOR = "lading doctor"
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """A login. An alias token works as well: the alias is the user, the secret the password."""
+def find(spec: str, url: str) -> Login:
+    """The login that `spec` points to, for the XNAT at `url`. An alias token works as well: alias and secret.
 
-    user: str
-    password: str = field(repr=False)
-
-
-def find(spec: str, url: str) -> Credentials:
-    """The login that `spec` points to, for the XNAT at `url`.
-
-    "env[:PREFIX]" reads PREFIX_USER and PREFIX_PASSWORD (LADING_XNAT_…); "keyring[:SERVICE]" the system's key ring, where the
-    service is the URL and the user is kept under the name "user"; "file:PATH" a TOML file with `user` and `password`;
-    "netrc[:PATH]" the machine's entry. Raises ConfigError for an unusable `spec`, AccessDenied when nothing is there or
-    other people could read it.
+    "netrc[:PATH]" reads the machine's entry; for "env" (LADING_XNAT_…), "keyring" (the service is the URL) and "file" see
+    `lading.logins.login`. Raises ConfigError for an unusable `spec`, AccessDenied when nothing is there or other people
+    could read it.
     """
     kind, _, argument = spec.partition(":")
     if kind not in _KINDS:
         raise ConfigError(f"credentials = {spec!r}{nearest(kind, _KINDS)}", next_command=_DOCTOR)
-    if kind == "env":
-        return _from_environment(argument or "LADING_XNAT")
-    if kind == "keyring":
-        return _from_keyring(argument or url)
     if kind == "netrc":
         return _from_netrc(Path(argument).expanduser() if argument else Path.home() / _netrc_name(), url)
-    if not argument:
-        raise ConfigError("credentials = 'file' needs a path, like 'file:/etc/lading/xnat.toml'", next_command=_DOCTOR)
-    return _from_file(Path(argument).expanduser())
+    return login(spec, Place("XNAT", service=url, prefix="LADING_XNAT"))
 
 
-def _from_environment(prefix: str) -> Credentials:
-    user, password = os.environ.get(f"{prefix}_USER"), os.environ.get(f"{prefix}_PASSWORD")
-    if not user or not password:
-        raise AccessDenied(
-            f"no login for XNAT: {prefix}_USER and {prefix}_PASSWORD are not both set",
-            next_command=f"export {prefix}_USER=NAME; read -rs {prefix}_PASSWORD; export {prefix}_PASSWORD",
-        )
-    return Credentials(user, password)
-
-
-def _from_keyring(service: str) -> Credentials:
-    try:
-        import keyring  # noqa: PLC0415 - an extra that only this kind needs
-        from keyring.errors import KeyringError  # noqa: PLC0415
-    except ImportError as exc:
-        raise ConfigError(
-            "credentials = 'keyring' needs the extra: pip install 'lading[keyring]'", next_command=_DOCTOR
-        ) from exc
-    try:
-        user = keyring.get_password(service, "user")
-        password = keyring.get_password(service, user) if user else None
-    except KeyringError as exc:
-        raise AccessDenied(f"the key ring does not answer: {type(exc).__name__}", next_command=_DOCTOR) from exc
-    if not user or not password:
-        raise AccessDenied(
-            f"the key ring holds no login for {service!r}",
-            next_command=f"keyring set {service} user && keyring set {service} THAT_USER",
-        )
-    return Credentials(user, password)
-
-
-def _from_file(path: Path) -> Credentials:
-    _demand_private(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        # The parser's message may quote the line with the password: the cause is not kept.
-        raise AccessDenied(f"cannot read a login from {path}: {type(exc).__name__}", next_command=_DOCTOR) from None
-    user, password = table.get("user"), table.get("password")
-    if not isinstance(user, str) or not isinstance(password, str) or not user or not password:
-        raise AccessDenied(f'{path} must hold user = "…" and password = "…"', next_command=_DOCTOR)
-    return Credentials(user, password)
-
-
-def _from_netrc(path: Path, url: str) -> Credentials:
-    _demand_private(path)
+def _from_netrc(path: Path, url: str) -> Login:
+    private_file(path, "login")
     host = urlsplit(url)
     try:
         entries = netrc.netrc(path)
@@ -99,20 +38,7 @@ def _from_netrc(path: Path, url: str) -> Credentials:
     found = entries.authenticators(host.netloc) or entries.authenticators(host.hostname or "")
     if not found or not found[0] or not found[2]:
         raise AccessDenied(f"{path} has no login for machine {host.hostname}", next_command=_DOCTOR)
-    return Credentials(found[0], found[2])
-
-
-def _demand_private(path: Path) -> None:
-    try:
-        mode = path.stat().st_mode
-    except OSError as exc:
-        raise AccessDenied(f"no login: cannot read {path}: {exc.strerror}", next_command=_DOCTOR) from exc
-    # Windows keeps rights in lists that the mode does not show.
-    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise AccessDenied(
-            f"{path} can be read by others (mode {stat.S_IMODE(mode):04o}); nothing was sent",
-            next_command=f"chmod 600 {path}",
-        )
+    return Login(found[0], found[2])
 
 
 def _netrc_name() -> str:

@@ -26,6 +26,7 @@ from xnat.session import BaseXNATSession
 
 from lading import __version__
 from lading.errors import AccessDenied, ConfigError, LadingError, TargetUnavailable
+from lading.logins import Login
 from xnat_importer import credentials, errors
 from xnat_importer.interface import Interface
 from xnat_importer.settings import RepositorySettings
@@ -216,13 +217,13 @@ class XnatSession:
             _USER_AGENT, str(Path(self._settings.ca_bundle).expanduser()) if self._settings.ca_bundle else ""
         )
 
-    def _ask_for_session(self, interface: requests.Session, login: credentials.Credentials, doing: str) -> str:
+    def _ask_for_session(self, interface: requests.Session, login: Login, doing: str) -> str:
         # Basic, once: it works for users, "provider/user" and alias tokens alike. Afterwards only the cookie travels.
         self.requests += 1
         try:
             response = interface.get(
                 f"{self.url}/data/JSESSION",
-                auth=HTTPBasicAuth(login.user.encode(), login.password.encode()),
+                auth=HTTPBasicAuth(login.user.encode(), login.secret.encode()),
                 timeout=(self._settings.connect_timeout, self._settings.read_timeout),
             )
         except requests.RequestException as exc:

@@ -76,7 +76,7 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
 
     assert caught.value.next_command == f"chmod 600 {file}"
     file.chmod(0o600)
-    assert credentials.find(f"file:{file}", URL).password == SECRET
+    assert credentials.find(f"file:{file}", URL).secret == SECRET
 
 
 def test_a_broken_file_does_not_show_its_password(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_the_environment_is_asked_by_its_prefix(monkeypatch: pytest.MonkeyPatch)
 
     found = credentials.find("env:MINE", URL)
 
-    assert (found.user, found.password) == ("carol", SECRET)
+    assert (found.user, found.secret) == ("carol", SECRET)
     assert SECRET not in repr(found)
     with pytest.raises(AccessDenied, match="OTHER_USER"):
         credentials.find("env:OTHER", URL)
@@ -110,7 +110,7 @@ def test_netrc_is_asked_by_host(tmp_path: Path, machine: str) -> None:
     file.chmod(0o600)
     assert netrc.netrc(file)
 
-    assert credentials.find(f"netrc:{file}", "https://xnat.example.org:8443").password == SECRET
+    assert credentials.find(f"netrc:{file}", "https://xnat.example.org:8443").secret == SECRET
     with pytest.raises(AccessDenied, match=r"other\.org"):
         credentials.find(f"netrc:{file}", "https://other.org")
 
@@ -138,7 +138,7 @@ def test_the_key_ring_is_asked_by_url() -> None:
         keyring.set_password(URL, "user", "carol")
         keyring.set_password(URL, "carol", SECRET)
 
-        assert credentials.find("keyring", URL).password == SECRET
+        assert credentials.find("keyring", URL).secret == SECRET
     finally:
         keyring.set_keyring(before)
 
