@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,14 @@ def globus(instrument: Path, staging: Path) -> Iterator[Server]:
             task.cancelled.set()
         server.shutdown()
         server.server_close()
+
+
+def until_well(server: Server, seconds: float = 60) -> None:
+    """Until no task is in trouble any more, once what troubled it is cured. Raises AssertionError."""
+    deadline = time.monotonic() + seconds
+    while any(task.active and task.facts["nice_status"] != "OK" for task in list(server.world.tasks.values())):
+        assert time.monotonic() < deadline, [task.facts for task in server.world.tasks.values()]
+        time.sleep(0.02)
 
 
 def collection(server: Server, name: str) -> Collection:

@@ -16,7 +16,7 @@ from lading.testing.faultproxy import FaultProxy
 from lading.testing.site import flip_a_byte
 
 pytest.importorskip("globus_sdk", reason="globus-sdk is not installed (extra: globus)")
-from lading.testing.globus_stand_in import collection, globus, settings_for
+from lading.testing.globus_stand_in import collection, globus, settings_for, until_well
 from transport.globus_tasks import TASK
 
 FACTORY = "transport.globus:GlobusTransport.from_settings"
@@ -193,6 +193,7 @@ def test_each_trouble_of_a_collection_is_named_and_can_be_cured(bench, where, ch
     assert not bench.sealed()
     for name, value in before.items():
         setattr(place, name, value)
+    until_well(bench.server)
     bench.errand.carry()
     assert bench.arrived()
 

@@ -14,7 +14,7 @@ from lading.testing import trees
 
 pytest.importorskip("globus_sdk", reason="globus-sdk is not installed (extra: globus)")
 from lading.config import structure
-from lading.testing.globus_stand_in import collection, fetch_settings_for, globus
+from lading.testing.globus_stand_in import collection, fetch_settings_for, globus, until_well
 from transport.fetch_ledger import Ledger, LedgerJournal, Progressing
 from transport.fetching import FetchConfig, Fetcher, Fetching
 from transport.globus_fetch import GlobusFetchConfig, GlobusSource
@@ -184,6 +184,7 @@ def _held_up(bench, fetcher):
     bench.world.faults.away_for_tasks.add(place.id)
     (stuck,) = fetcher.round()
     bench.world.faults.away_for_tasks.clear()
+    until_well(bench.server)
     assert "endpoint-offline" in stuck.note
     return stuck
 
