@@ -37,7 +37,7 @@ def scraped(site: Facility, port: int) -> Figures:
             found.update(scrape(f"http://127.0.0.1:{port}/metrics"))
         return bool(found)
 
-    site.until(answered, seconds=60, why=f"port {port} answers")
+    site.until(answered, seconds=120, why=f"port {port} answers")
     return found
 
 
@@ -61,9 +61,9 @@ def test_a_night_in_figures(make_site) -> None:
 
     site.start_server()
     site.start_agent()
-    site.settle(3)
+    site.settle(3, seconds=180)
     site.until(
-        lambda: scraped(site, agent)["lading_agent_verified_total"] == 2, seconds=60, why="two receipts", every=0.5
+        lambda: scraped(site, agent)["lading_agent_verified_total"] == 2, seconds=120, why="two receipts", every=0.5
     )
     on_server, on_agent, both = scraped(site, server), scraped(site, agent), told(site)
     out = site.root / "lading.prom"
