@@ -37,10 +37,10 @@ class Bench:
         collection(server, "Microscope").name = "APS:DM:32ID"
         self.now = time.time()
 
-    def place(self, most_paths=10_000, **changes):
+    def place(self, kind=GlobusSource, most_paths=10_000, **changes):
         settings = {**fetch_settings_for(self.server, self.folder), "patience": 0.5, **changes}
         config = structure(settings, GlobusFetchConfig, where="fetch")
-        return GlobusSource(config, state=self.state, most_paths=most_paths)
+        return kind(config, state=self.state, most_paths=most_paths)
 
     def fetcher(self, place=None):
         config = FetchConfig(template=TEMPLATE, quiet=60.0)
@@ -230,6 +230,49 @@ def test_another_list_ends_the_task_of_the_one_before(bench):
     assert waiting.state is Progressing.WAITING
     assert fetched.state is Progressing.FETCHED
     assert not bench.world.tasks[before].active
+    assert trees.look(bench.parcel().root) == trees.look(bench.source)
+
+
+class Meddling(GlobusSource):
+    """Does something right after Globus has brought the files, and before anybody here has looked at them."""
+
+    after = staticmethod(lambda into: None)
+
+    def hand_over(self, folder, files, into, journal, progress):
+        theirs = super().hand_over(folder, files, into, journal, progress)
+        self.after(into)
+        return theirs
+
+
+def _meddling(bench, after):
+    place = bench.place(Meddling)
+    place.after = after
+    return place
+
+
+def test_a_kill_between_arrival_and_the_first_look_asks_globus_nothing_new(bench):
+    def killed(into):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.settled(bench.fetcher(_meddling(bench, killed)))
+    fetched = bench.again()
+
+    assert fetched.state is Progressing.FETCHED
+    assert bench.submitted() == 1
+    assert trees.look(bench.parcel().root) == trees.look(bench.source)
+
+
+def test_a_file_that_is_lost_here_before_anybody_looked_is_asked_for_again(bench):
+    def lose(into):
+        next(into.rglob("*.dcm")).unlink()
+
+    lost = bench.settled(bench.fetcher(_meddling(bench, lose)))
+    fetched = bench.again()
+
+    assert lost.state is Progressing.WAITING
+    assert fetched.state is Progressing.FETCHED
+    assert bench.submitted() == 2
     assert trees.look(bench.parcel().root) == trees.look(bench.source)
 
 
