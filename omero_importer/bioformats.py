@@ -182,7 +182,9 @@ def install(missing: str) -> str:
     """The command that mends what `missing_for_bioformats` said, or shows it."""
     if missing.startswith("there is no "):
         return f"ls -l {missing.removeprefix('there is no ')}"
-    return "apt-get install default-jre-headless" if missing.startswith("no Java") else "pip install 'lading[bioformats]'"
+    return (
+        "apt-get install default-jre-headless" if missing.startswith("no Java") else "pip install 'lading[bioformats]'"
+    )
 
 
 def bioformats(settings: BioFormatsSettings) -> BioFormats | None:
