@@ -67,7 +67,7 @@ class Counts:
         for (row, _), outcome in self.outcome.items():
             rows[row][outcome] += 1
         total: Counter[str] = Counter(self.outcome.values())
-        yield f"transports: {len(rows)} rows, " + ", ".join(f"{total[word]} cases {word}" for word in _OUTCOMES)
+        yield f"transports: {len(rows)} rows; cases: " + ", ".join(f"{total[word]} {word}" for word in _OUTCOMES)
         width = max(len(row) for row in rows)
         yield " ".join(["row".ljust(width), *(word.rjust(14) for word in _OUTCOMES)])
         for row in sorted(rows):
