@@ -14,12 +14,14 @@ from typing import Self
 
 from lading.config import structure
 from lading.delivery import Cargo, DeliveryId, Receipt, Slot
+from lading.deposit import Deposit
 from lading.errors import ConfigError, LadingError, OutOfSpace, SourceChanged, UnexpectedFault, Unreachable
 from lading.inbox import Inbox, parse_receipt
 from lading.listing.entries import order_key
 from lading.manifest import Entry, Filtered, Manifest, NameLimits, Verdict, rehash, survey, unchanged
 from lading.ports import Journal, Plan, Progress, Settings, TransportTraits
 from lading.seal import PAPERS, SEAL_NAME, is_sealed, read_seal
+from transport.deposit_rsync import RsyncDeposit, RsyncWay
 from transport.foreign import TARGET, shown, translating
 from transport.landing import Landing
 from transport.pacing import Pace, Unpaced
@@ -150,6 +152,14 @@ class RsyncTransport:
         doing = f"cannot fetch the receipt of {delivery} from {self._config.target}"
         with self._fetched(f".lading/receipts/{delivery}.json", doing) as found:
             return None if found is None else parse_receipt(found.read_bytes())
+
+    def deposit(self, folder: str) -> Deposit:
+        """See lading.deposit."""
+        way = RsyncWay(
+            self._rsync, self._place, tuple(self._sending()), tuple(self._common()), self.traits.names, self._state,
+            self._failed, self._fetched, self._remove, self.probe,
+        )  # fmt: skip
+        return RsyncDeposit(way, folder, self._pace)
 
     def _was_taken(self, slot: Slot) -> bool:
         """Whether the inbox has the delivery in its own hands: the seal is in the slot, but no data."""
