@@ -25,9 +25,10 @@ from transport.deposit_rsync import RsyncDeposit, RsyncWay
 from transport.foreign import TARGET, shown, translating
 from transport.landing import Landing
 from transport.pacing import Pace, Unpaced
-from transport.rsync_places import RsyncConfig, place_of
+from transport.rsync_places import OverSsh, RsyncConfig, RsyncPlace, place_of, ssh_words
 from transport.rsync_pull import RsyncSource
 from transport.rsync_run import Ended, Rsync, bytes_done, unescaped
+from transport.ssh_sharing import NotSharedError, shared
 
 PARTIAL = ".rsync-partial"
 """Where rsync keeps a part of a file, next to it, until the file is whole."""
@@ -52,8 +53,11 @@ class RsyncTransport:
 
     place_type = RsyncSource
 
-    def __init__(self, config: RsyncConfig, *, state: Path, pace: Pace | None = None) -> None:
-        self._place = place_of(config)
+    def __init__(
+        self, config: RsyncConfig, *, state: Path, pace: Pace | None = None, place: RsyncPlace | None = None
+    ) -> None:
+        """`place`: how to reach the target, when that is not what `config` says alone."""
+        self._place = place or place_of(config)
         if config.names not in _NAMES:
             raise ConfigError(f"names = {config.names!r} is none of {', '.join(_NAMES)}")
         self._config, self._state, self._pace = config, state, pace or Unpaced()
@@ -129,6 +133,11 @@ class RsyncTransport:
         if not is_sealed(cargo.papers):
             raise UnexpectedFault(f"{slot.delivery} has no sealed papers: rsync carries what a manifest lists")
         self._state.mkdir(parents=True, exist_ok=True)
+        with self._over_one_connection(f"cannot carry {cargo.root} to {self._config.target}") as line:
+            line.bring(cargo, slot, journal, progress)
+
+    def bring(self, cargo: Cargo, slot: Slot, journal: Journal, progress: Progress) -> None:
+        """As carry, over the connection that there is."""
         manifest = _manifest(cargo)
         digest = manifest.summary.list_digest
         begun, sealed = journal.recall(_BEGUN), journal.recall(_SEALED)
@@ -152,6 +161,20 @@ class RsyncTransport:
         doing = f"cannot fetch the receipt of {delivery} from {self._config.target}"
         with self._fetched(f".lading/receipts/{delivery}.json", doing) as found:
             return None if found is None else parse_receipt(found.read_bytes())
+
+    @contextmanager
+    def _over_one_connection(self, doing: str) -> Iterator["RsyncTransport"]:
+        """A transport to the same place whose runs of rsync share one log-in, where that can be had."""
+        if not isinstance(self._place, OverSsh):
+            yield self
+            return
+        ssh, host = ssh_words(self._config), self._place.host.replace("[", "").replace("]", "")
+        try:
+            with shared(ssh, host, seconds=self._config.connect_timeout) as options:
+                place = self._place.through(options)
+                yield RsyncTransport(self._config, state=self._state, pace=self._pace, place=place)
+        except NotSharedError as exc:
+            raise Ended(255, str(exc)).error(doing) from None
 
     def deposit(self, folder: str) -> Deposit:
         """See lading.deposit."""

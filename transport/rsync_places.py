@@ -5,8 +5,8 @@ A place knows how rsync is told the address, and which options and environment t
 
 import re
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Protocol
@@ -126,6 +126,10 @@ class OverSsh:
     def environment(self) -> Mapping[str, str]:
         """Nothing."""
         return {}
+
+    def through(self, options: Iterable[str]) -> "OverSsh":
+        """The same place, reached by an ssh with these options more."""
+        return replace(self, shell=" ".join([self.shell, *map(_quoted, options)]))
 
 
 @dataclass(frozen=True, slots=True)
