@@ -33,6 +33,7 @@ _ADDRESSING = ("auto", "path", "virtual")
 _SSE = ("", "AES256", "aws:kms")
 _CHECKSUMS = ("crc32", "none")
 _KEY_BYTES = 1024  # of S3, for the whole key
+_AT_ONCE = MIB  # sent in vain when the server refuses it, instead of a turn for each
 _SLOT_BYTES = 100  # of `.lading/incoming/ID/data/`
 
 
@@ -193,7 +194,7 @@ def _client(config: S3Config) -> Any:
         )
     signature = {"signature_version": UNSIGNED} if config.anonymous else {}
     try:
-        return session.client(
+        client = session.client(
             "s3",
             region_name=config.region or session.region_name or "us-east-1",
             endpoint_url=config.endpoint or None,
@@ -217,3 +218,11 @@ def _client(config: S3Config) -> Any:
         raise ConfigError(f"endpoint {config.endpoint!r}: {exc}", next_command="lading doctor") from exc
     except boto.InvalidRegionError as exc:
         raise ConfigError(f"region {config.region!r}: {exc}", next_command="lading doctor") from exc
+    client.meta.events.register("before-send.s3.PutObject", _send_small_at_once)
+    return client
+
+
+def _send_small_at_once(request: Any, **_: object) -> None:
+    """A small object goes without asking first whether the server would have it: that is a turn for every file."""
+    if int(request.headers.get("Content-Length", _AT_ONCE + 1)) <= _AT_ONCE:
+        del request.headers["Expect"]
