@@ -21,7 +21,7 @@ from lading.agent.live_book import Figures, Link, LiveBook, LiveState, Row
 from lading.agent.outbox import Outgoing
 from lading.config import LiveConfig
 from lading.delivery import DeliveryId, Stage
-from lading.deposit import STATUS_NAME, Deposit, Settled
+from lading.deposit import STATUS_NAME, Deposit, Read, Settled
 from lading.disk import write_whole
 from lading.errors import Corrupted, EngineError, LadingError, OutOfSpace, Rejected, SourceChanged
 from lading.findings import error, warning
@@ -69,7 +69,7 @@ class Push:
             self._write_papers(deposit)
         self._came_up()
         self._book.try_refused(self._id)
-        while not self._stop.is_set() and may_go(self._outbox.get(self._id), self._outbox.clock()):
+        while self._goes_on():
             rows = self._book.waiting(self._id, files=_FILES_AT_ONCE, size=_BYTES_AT_ONCE)
             if rows:
                 self._bring(deposit, rows)
@@ -86,6 +86,11 @@ class Push:
                 self._write_papers(deposit)
                 return
             self._stop.wait(_LOOK_S)
+        if self._dirty:
+            self._write_papers(deposit)  # who stops us may do so for long
+
+    def _goes_on(self) -> bool:
+        return not self._stop.is_set() and may_go(self._outbox.get(self._id), self._outbox.clock())
 
     # -- files -----------------------------------------------------------------------------------------------------
 
@@ -113,6 +118,7 @@ class Push:
             log.info("file changed", delivery=self._id, path=file.path, why=outcome.message)
         else:
             self._book.refuse(self._id, file, outcome.message)
+            self._dirty = True  # an older content of it is still there, and belongs into the list again
             self._outbox.record(self._id, (warning(outcome.code, outcome.message, path=file.path),))
             log.warning("file refused", delivery=self._id, path=file.path, why=outcome.message)
 
@@ -201,14 +207,14 @@ class Push:
         """Read everything again; write "closed" when it is all there. False: there is more to carry first."""
         self._give_up_what_went()
         self._stop_at_refused()
-        if self._stop.is_set():
-            return True
         damaged = self._verify(deposit)
         if damaged:
             self._again(damaged)
             return False
         if self._book.get(self._id).state is not LiveState.CLOSING or self._book.waiting(self._id, files=1, size=1):
             return False  # files came meanwhile
+        if next(self._book.unproved(self._id), None):
+            return False  # the reading was cut short
         deposit.tidy()
         self._write_list(deposit)
         figures = self._book.figures(self._id)
@@ -229,21 +235,27 @@ class Push:
         damaged: list[Entry] = []
         for page in self._book.unproved(self._id):
             good: list[Entry] = []
-            for read in deposit.verify(self._root, page):
-                if read.problem:
-                    damaged.append(read.entry)
-                    self._outbox.remark(
-                        self._id, f"{_shown(read.entry.path)} at the target: {read.problem}; it goes again"
-                    )
-                    log.warning("damaged", delivery=self._id, path=read.entry.path, problem=read.problem)
-                else:
-                    good.append(read.entry)
-            self._book.prove(self._id, good)
-            if damaged or self._stop.is_set() or not may_go(self._outbox.get(self._id), self._outbox.clock()):
+            try:
+                for read in deposit.verify(self._root, page):
+                    if read.problem:
+                        damaged.append(read.entry)
+                        self._say_damaged(read)
+                    else:
+                        good.append(read.entry)
+                    if not self._goes_on():
+                        return damaged
+                    if time.monotonic() >= self._next_papers:
+                        self._write_papers(deposit)
+            finally:
+                self._book.prove(self._id, good)
+            if damaged:
                 break
-            if time.monotonic() >= self._next_papers:
-                self._write_papers(deposit)
         return damaged
+
+    def _say_damaged(self, read: Read) -> None:
+        path = _shown(read.entry.path)
+        self._outbox.remark(self._id, f"{path} at the target: {read.problem}; it goes again")
+        log.warning("damaged", delivery=self._id, path=path, problem=read.problem)
 
     def _again(self, damaged: Iterable[Entry]) -> None:
         live = self._book.get(self._id)
@@ -293,11 +305,12 @@ class Push:
     # -- what a failure means ----------------------------------------------------------------------------------------
 
     def _came_up(self) -> None:
-        live = self._book.get(self._id)
+        live, item = self._book.get(self._id), self._outbox.get(self._id)
+        if item.stage is Stage.HELD:
+            self._probe(self._book.figures(self._id).waiting_bytes)
         if live.link is not Link.UP:
             self._book.link(self._id, Link.UP)
             self._outbox.amend(self._id, error_code="", error="", next_command="", not_before=0.0, attempt=0)
-        item = self._outbox.get(self._id)
         if item.stage is Stage.HELD:
             self._outbox.move(self._id, Stage.SENDING, "there is room again", resume="")
         if live.link is Link.DOWN:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,10 @@ from lading.agent.sending import enqueue
 from lading.assembly import agent_parts
 from lading.config import load
 from lading.delivery import DeliveryId, Stage
-from lading.deposit import Deposit, Settled, Told
+from lading.deposit import Deposit, Read, Settled, Told
 from lading.errors import AccessDenied, ConfigError
 from lading.inbox import Inbox, InboxLimits
+from lading.listing.entries import Entry
 from lading.staging.bare import BareWatch
 from lading.staging.slots import Slots
 from lading.testing.instrument import wait_until
@@ -424,6 +425,19 @@ def test_after_the_last_word_it_is_not_taken_back(instrument: Instrument) -> Non
     assert instrument.only().stage is Stage.VERIFIED
 
 
+def test_who_stops_the_reading_back_does_not_close_it(instrument: Instrument) -> None:
+    instrument.write(MOVIES | {"done": b""})
+    pausing = Spying(instrument.parts, on_read=lambda: instrument.outbox.pause(instrument.only().id))
+
+    instrument.turn(pausing)
+    paused, state = instrument.only(), instrument.status()["state"]
+    instrument.outbox.resume(paused.id)
+    instrument.turn()
+
+    assert (paused.stage, state) == (Stage.PAUSED, "closing")
+    assert instrument.status()["state"] == "closed"
+
+
 def test_a_batch_that_a_kill_cut_short_is_not_sent_again(instrument: Instrument) -> None:
     instrument.write(MOVIES)
     instrument.turn()
@@ -471,8 +485,8 @@ def test_settings_that_cannot_work_are_refused_at_the_start(
 class Spying:
     """The real parts; tells before files are brought, and what each status says."""
 
-    def __init__(self, real, before_bring=lambda: None, on_status=lambda state: None) -> None:
-        self._real, self._before_bring, self._on_status = real, before_bring, on_status
+    def __init__(self, real, before_bring=lambda: None, on_status=lambda state: None, on_read=lambda: None) -> None:
+        self._real, self._before_bring, self._on_status, self._on_read = real, before_bring, on_status, on_read
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._real, name)
@@ -496,7 +510,7 @@ class Spying:
         return self._spied(self._real.deposit(route, folder))
 
     def _spied(self, deposit: Deposit) -> Deposit:
-        bring, write = deposit.bring, deposit.write
+        bring, write, verify = deposit.bring, deposit.write, deposit.verify
 
         def spied_bring(root: Path, files: Sequence[Settled], told: Told) -> None:
             self._before_bring()
@@ -507,7 +521,12 @@ class Spying:
             if name == "STATUS.json":
                 self._on_status(json.loads(content.read_text())["state"])
 
-        deposit.bring, deposit.write = spied_bring, spied_write
+        def spied_verify(root: Path, entries: Iterable[Entry]) -> Iterator[Read]:
+            for read in verify(root, entries):
+                self._on_read()
+                yield read
+
+        deposit.bring, deposit.write, deposit.verify = spied_bring, spied_write, spied_verify
         return deposit
 
 
