@@ -84,8 +84,9 @@ def name_findings(folder: str, name: str, limits: NameLimits) -> Iterator[Findin
             hint="pack the folder into an archive",
         )
     reason = _windows_reason(name) if limits.windows else _posix_reason(path, limits)
+    reason = reason or _refused_reason(path, limits)
     if reason:
-        proposal = windows_name(name)
+        proposal = "".join("_" if c in limits.refused else c for c in windows_name(name))
         yield error("name-illegal", f"{shown}: the target refuses {reason}", path=path, hint=f"rename to {proposal!r}")
 
 
@@ -138,12 +139,14 @@ def _windows_reason(name: str) -> str:
     return ""
 
 
+def _refused_reason(path: str, limits: NameLimits) -> str:
+    refused = next((c for c in path if c in limits.refused), "") if limits.refused else ""
+    return f"the character {refused!r}" if refused else ""
+
+
 def _posix_reason(path: str, limits: NameLimits) -> str:
     if limits.utf8_only and _UNDECODABLE.search(path):
         return "bytes that are not UTF-8"
-    refused = next((c for c in path if c in limits.refused), "") if limits.refused else ""
-    if refused:
-        return f"the character {refused!r}"
     if starts_like_a_drive(path):
         return "a path that starts like a Windows drive or share"
     # Only Windows makes such names (half a UTF-16 pair); no other system can hold them.

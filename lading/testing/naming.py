@@ -13,6 +13,12 @@ from lading.testing.trees import NASTY_NAMES
 from transport.bodies import SmallBody
 from transport.placing import PlacingTransport
 
+OF_WINDOWS = frozenset({b"CON", b"aux.txt", b"trailing space ", b"trailing.dot."})
+"""What Windows alone refuses or changes, and no server on Linux that speaks for it."""
+FORBIDDEN_ON_WINDOWS = OF_WINDOWS | {
+    *(b"a|b<c>d", b"back\\slash", b"host:colon", b"quotes \" and '", b"\\#012 like an escape", b"\x1besc and \x07bell"),
+}
+"""And with characters that Windows forbids; but for those that a server on Linux has its own trouble with."""
 TOO_LONG = b"n" * 252 + b".dcm"
 """A name that no disk here can hold; only a server without a disk could."""
 _ALLOWED = "nobody refuses this.dcm"

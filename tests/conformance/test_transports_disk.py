@@ -3,13 +3,14 @@
 import pytest
 
 from lading.testing.loop_disks import loop_disk, missing_for, name_it
+from lading.testing.naming import FORBIDDEN_ON_WINDOWS, OF_WINDOWS
 from lading.testing.site import Desk, Site, not_for
 from lading.testing.transport_suite import TransportSuite
 
 VOLUME = "0123456789abcdef"
 
 
-def site_of(names):
+def site_of(names, stricter=frozenset()):
     def reach(inbox):
         name_it(inbox, VOLUME)
         return {"path": str(inbox), "volume": VOLUME, "names": names}
@@ -18,6 +19,7 @@ def site_of(names):
         "transport.disk:DiskTransport.from_settings",
         reach,
         unreachable={"another disk is plugged in": {"volume": "fedcba9876543210"}},
+        stricter={"Windows refuses or changes it, this driver does not": stricter},
     )
 
 
@@ -32,10 +34,11 @@ class TestDisk(TransportSuite):
 class OnARealDisk(TransportSuite):
     kind = "ext4"
     names = "windows"
+    stricter = OF_WINDOWS
 
     @pytest.fixture
     def site(self):
-        return site_of(self.names)
+        return site_of(self.names, self.stricter)
 
     @pytest.fixture
     def desk(self, tmp_path, site):
@@ -57,6 +60,7 @@ class OnARealDisk(TransportSuite):
 class TestDiskWithExt4(OnARealDisk):
     kind = "ext4"
     names = "posix"
+    stricter = frozenset()
 
 
 @pytest.mark.slow
@@ -81,3 +85,4 @@ class TestDiskWithExFat(OnARealDisk):
 @pytest.mark.root
 class TestDiskWithNtfs(OnARealDisk):
     kind = "ntfs"
+    stricter = FORBIDDEN_ON_WINDOWS | {b"*[a-z]?{b,c}~", b"carriage\rreturn", b"new\nline", b"tab\there"}

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lading.testing.naming import OF_WINDOWS
 from lading.testing.servers import free_port
 from lading.testing.site import Desk, Site
 from lading.testing.smb_server import missing_for_smbd, smbd
@@ -30,6 +31,7 @@ def _site(server, folder, **settings):
         server=("127.0.0.1", server.port),
         through=lambda proxy: {"port": proxy.port, "timeout": 5, "connect_timeout": 5},
         secrets=(server.password,),
+        stricter={"Windows refuses or changes it, Samba does not": OF_WINDOWS},
     )
 
 
