@@ -69,6 +69,12 @@ class Node:
                 line = _secured(line, context, settings.host)
             line.settimeout(settings.answer_timeout)
             return Association.request(line, calling=settings.calling, called=self.called, proposals=proposals)
+        except Broken as exc:
+            line.close()
+            if settings.tls and not settings.certificate and not isinstance(exc.__cause__, TimeoutError):
+                # A node that misses our certificate says so after the handshake, and hangs up: its words may be lost.
+                raise Broken(f"{exc}; it may want a `certificate` and `key` of ours") from exc.__cause__
+            raise
         except BaseException:
             line.close()
             raise
@@ -114,9 +120,9 @@ class Node:
 def _secured(line: socket.socket, context: ssl.SSLContext, host: str) -> socket.socket:
     try:
         return context.wrap_socket(line, server_hostname=host)
-    except ssl.SSLError:
-        raise
     except OSError as exc:
+        if isinstance(exc, ssl.SSLError) and not isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            raise
         raise Broken(f"{exc.strerror or 'silence'} instead of TLS: does it speak TLS on this port?") from exc
 
 

@@ -412,7 +412,8 @@ def test_tls_is_verified_on_both_sides(sender: Sender, tmp_path: Path) -> None:
     with storescp(tmp_path / "stored", *secure) as port:
         with pytest.raises(AccessDenied, match="not trusted"):
             sender.importer(port, tls=True, ca=str(made.other_ca), **own).probe()
-        with pytest.raises(AccessDenied, match="certificate"):
+        # It hangs up after the handshake, and says why first: a slow machine may not hear that any more.
+        with pytest.raises((AccessDenied, TargetUnavailable), match="`certificate` and `key` of ours"):
             sender.importer(port, **trusted).probe()
         with pytest.raises(TargetUnavailable):
             sender.importer(port).probe()
