@@ -31,6 +31,7 @@ from lading.pulling import near_deadlines
 from lading.reporters import places
 from lading.reporters.office import complaint_file
 from lading.reporters.people import People
+from lading.staging.slots import DEPOSIT_MARK
 from transport.fetch_deadlines import sentence
 
 Level = Literal["ok", "warn", "fail"]
@@ -203,8 +204,12 @@ def _projects(config: Config, repository: str) -> list[str]:
             found.update(str(name) for key in ("projects", "per_project") for name in layout.get(key, ()))
         inbox = config.inboxes.get(route.inbox)
         if inbox and inbox.path.is_dir():
-            found.update(entry.name for entry in os.scandir(inbox.path) if entry.is_dir() and entry.name[0] != ".")
+            found.update(entry.name for entry in os.scandir(inbox.path) if _may_be_project(entry))
     return sorted(found)[:_MOST_PROJECTS]
+
+
+def _may_be_project(entry: "os.DirEntry[str]") -> bool:
+    return entry.is_dir() and entry.name[0] != "." and not Path(entry.path, DEPOSIT_MARK).is_file()
 
 
 def _rights(config: Config, repository: str, project: str) -> str:
