@@ -32,6 +32,8 @@ _VERIFICATION = "1.2.840.10008.1.1"  # C-ECHO
 _SILENCE_S = (
     120.0  # a peer that says nothing for so long is gone; scanners pause between series, but then send a release
 )
+_UNTIL_REQUEST_S = 30.0  # who connects must say soon what for (PS3.8's ARTIM timer)
+_MOST_SILENT = 64
 _OPEN_FILES_PAUSE_S = 0.5
 _BACKLOG = 32
 _FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -87,6 +89,7 @@ class Acceptor:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._lines: dict[threading.Thread, socket.socket] = {}
+        self._established = 0
         self._door: socket.socket | None = None
 
     @property
@@ -126,13 +129,18 @@ class Acceptor:
                 continue
             thread = threading.Thread(target=self._serve, args=(line,), name="dicom-association", daemon=True)
             with self._lock:
-                self._lines[thread] = line
-            thread.start()
+                is_crowded = len(self._lines) - self._established >= _MOST_SILENT
+                if not is_crowded:
+                    self._lines[thread] = line
+            if is_crowded:  # connections that ask for nothing must not cost us our threads
+                line.close()
+            else:
+                thread.start()
 
     def _serve(self, line: socket.socket) -> None:
         secured = line
         try:
-            line.settimeout(_SILENCE_S)
+            line.settimeout(_UNTIL_REQUEST_S)
             if self._tls:
                 secured = self._tls.wrap_socket(line, server_side=True)
             self._converse(secured)
@@ -147,14 +155,15 @@ class Acceptor:
     def _converse(self, line: socket.socket) -> None:
         wanted = read_request(line)
         peer = Peer(next(self._numbers), _title(wanted.calling_ae_title), _title(wanted.called_ae_title))
-        refusal = self._refusal(peer)
+        refusal = self._enter(peer)
         if refusal:
             log.warning("refused an association", calling=peer.calling, **refusal)
             reject(line, wanted, **refusal)
             return
-        association = _agreed(line, wanted)
         is_released = False
         try:
+            association = _agreed(line, wanted)
+            line.settimeout(_SILENCE_S)
             while True:
                 self._answer(association, association.receive(), peer)
         except Released:
@@ -162,13 +171,19 @@ class Acceptor:
         except (OSError, WireError) as exc:
             log.warning("an association broke", calling=peer.calling, called=peer.called, reason=str(exc))
         finally:
+            with self._lock:
+                self._established -= 1
             self._ended(peer, is_released)
 
-    def _refusal(self, peer: Peer) -> dict[str, int]:
+    def _enter(self, peer: Peer) -> dict[str, int]:
+        """Count the association in, or say how it is refused."""
         if self._rules.callers and peer.calling not in self._rules.callers:
             return _UNKNOWN_CALLER
         with self._lock:
-            return _TOO_MANY if len(self._lines) > self._rules.associations else {}
+            if self._established >= self._rules.associations:
+                return _TOO_MANY
+            self._established += 1
+            return {}
 
     def _answer(self, association: Association, message: Message, peer: Peer) -> None:
         if message.field == dimse.C_STORE_RQ and message.has_data:

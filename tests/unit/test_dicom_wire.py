@@ -224,6 +224,17 @@ def test_more_associations_than_allowed_are_refused_for_now(door: Door) -> None:
         line.release()
 
 
+def test_connections_that_ask_for_nothing_take_nobodys_place(door: Door) -> None:
+    silent = [socket.create_connection(("127.0.0.1", door.acceptor.port), timeout=PATIENCE_S) for _ in range(10)]
+
+    line = door.call()
+
+    assert store(line, b"data") == 0
+    line.release()
+    for one in silent:
+        one.close()
+
+
 def test_strangers_are_refused_for_good(tmp_path: Path) -> None:
     door = Door(tmp_path, callers=("SCANNER",))
     with pytest.raises(RefusedAssociation) as caught:
