@@ -94,6 +94,7 @@ class LiveWatch:
                         waiting.append((str(found.root), why))
                     if pause is not None:
                         pauses.append(pause)
+                self._close_what_went()
         except EngineError:
             raise
         except LadingError as exc:
@@ -188,6 +189,15 @@ class LiveWatch:
             self._book.outbox.remark(item.id, f"closing: {how}")
             log.info("acquisition closes", delivery=item.id, how=how)
         return why
+
+    def _close_what_went(self) -> None:
+        """A session that was removed from the instrument is seen no more; whoever asks to close it means what was carried."""
+        for delivery in self._book.deliveries(open_only=True):
+            live, item = self._book.get(delivery), self._book.outbox.get(delivery)
+            ours = item.delivery.route == self._watch.route and item.root.is_relative_to(taken_root(self._watch.path))
+            if ours and live.asked and live.state is LiveState.ACQUIRING and not item.root.exists():
+                self._book.put(delivery, state=LiveState.CLOSING, why="")
+                self._book.outbox.remark(delivery, f"closing on request: {item.root} is gone")
 
     def _look_for_late_files(self, item: Outgoing, before: str, findings: list[Finding]) -> None:
         """After the end nothing is carried any more: `closed` was a promise. What came late is said, once."""

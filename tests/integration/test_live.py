@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -370,6 +371,21 @@ def test_an_inbox_leaves_its_deposit_folder_alone(instrument: Instrument) -> Non
     found = list(BareWatch(instrument.target, Slots(instrument.target)).complete(quiet_s=0, marker=None, now=1.0))
 
     assert [str(bare.labels) for bare in found] == ["EM/grid-2/s2"]
+
+
+def test_a_session_that_left_the_instrument_is_closed_on_request(instrument: Instrument) -> None:
+    root = instrument.write(MOVIES)
+    instrument.turn()
+    shutil.rmtree(root)
+    instrument.turn()
+    still = instrument.status()["state"]
+    ask_to_close(instrument.outbox, instrument.only().id)
+
+    instrument.turn()
+
+    assert still == "acquiring"
+    assert (instrument.status()["state"], instrument.status()["left_the_source"]) == ("closed", 3)
+    assert instrument.there() == MOVIES
 
 
 def test_a_route_that_became_live_leaves_what_went_as_a_whole_alone(instrument: Instrument) -> None:
