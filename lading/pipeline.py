@@ -128,7 +128,11 @@ def verify(work: Work, *, reread: bool = False) -> Step:
             raise Unproven(
                 f"reading {work.delivery.labels} back: {outcomes.summary()}",
                 findings=unproven,
-                safe="the files are in the inbox, and at the source",
+                safe=(
+                    "the files are in the inbox"
+                    if parcel.root.is_dir()
+                    else "the copy in the inbox was withdrawn; what is missing can come from the source only"
+                ),
                 next_command=f"lading show {work.delivery.id}",
             )
         return Step(Stage.VERIFIED, outcomes.summary())

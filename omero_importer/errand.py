@@ -1,6 +1,6 @@
 """One import on its way: what its steps share, and the steps. Each looks before it acts, so that all of it may run again."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lading.delivery import Parcel
@@ -9,6 +9,7 @@ from lading.ports import Journal, NoProgress, Progress
 from omero_importer import annotations, attachments, graphs, holdings, uploads
 from omero_importer.annotations import Mark
 from omero_importer.cli_import import CliEngine
+from omero_importer.decided import lies_here
 from omero_importer.filesets import FilesetPlan, FilesetRecord, FilesetsDecision, Place
 from omero_importer.holdings import ClientName, HeldFileset, Matching
 from omero_importer.ice import ParametersI, model, unloaded, unwrap
@@ -104,6 +105,9 @@ class Errand:
         attaching = attachments.Attaching(
             connection, self.source, self.settings, self.route, place, self.parcel.delivery.id
         )
+        if not lies_here(self.parcel):
+            there = attachments.stored(connection, place, [mark.delivery for mark in ours])
+            self._demand_copy(path for path in self.decision.attachments if attaching.name(path) not in there)
         self.sent.files += attaching.fill(self.decision.attachments, [mark.delivery for mark in ours], self.progress)
         self._describe(connection, place, images)
         return place
@@ -122,11 +126,25 @@ class Errand:
                 self._mend(connection, place, found, plan)
                 images[plan.key] = tuple(sorted(found.images))
         missing = [plan for plan in self.decision.filesets if plan.key not in images]
+        if missing and not lies_here(self.parcel):
+            self._demand_copy(plan.entry for plan in missing)
         engine = self._engine()(connection, self.source, self.settings, self.route, self.valve)
         for plan, record in engine.import_filesets(missing, place, self.journal, self.progress):
             images[plan.key] = record.image_ids
             self._count(plan, record)
         return images
+
+    def _demand_copy(self, missing: Iterable[str]) -> None:
+        """Raises Refused when something is missing, for a parcel that is not here any more."""
+        names = sorted(missing)
+        if names:
+            delivery = self.parcel.delivery
+            raise Refused(
+                f"importing {delivery.labels}: OMERO lacks {', '.join(names[:3])}{' …' if len(names) > 3 else ''}, and the copy in "
+                "the inbox was withdrawn",
+                safe="What OMERO holds stays as it is.",
+                next_command="send the session again from its source: lading send SOURCE sends only what is missing",
+            )
 
     def _engine(self) -> type[IceEngine] | type[CliEngine]:
         return CliEngine if self.route.engine == "cli" else IceEngine

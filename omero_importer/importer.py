@@ -114,7 +114,7 @@ class OmeroImporter:
         """The preflight. `skips` maps files (paths) that a check leaves out to the reason; the plan carries it on."""
         where = target.address(self._route, parcel.delivery.labels, parcel.delivery.sender)
         self.valve.demand_open()
-        errand = self._errand(parcel, where, self._decision(parcel, skips or {}), _NoJournal())
+        errand = self._errand(parcel, where, self._decision_to_import(parcel, skips or {}), _NoJournal())
         findings = (*errand.decision.findings, *_too_large(errand.decision))
         if refuses(findings):
             return ImportPlan((), self._as_target(where, skips or {}), findings)
@@ -129,7 +129,7 @@ class OmeroImporter:
     def run(self, parcel: Parcel, plan: ImportPlan, journal: Journal) -> ImportRecord:
         """See the role. Everything that is begun in OMERO carries the delivery's mark: the journal is not needed to find it."""
         where, skips = self._from_target(plan.target)
-        errand = self._errand(parcel, where, self._decision(parcel, skips), journal)
+        errand = self._errand(parcel, where, self._decision_to_import(parcel, skips), journal)
         if refuses(findings := (*errand.decision.findings, *_too_large(errand.decision))):
             raise Rejected(f"importing {parcel.delivery.labels}: OMERO would not take it", findings=findings)
         self._kept.keep(parcel, errand.decision)
@@ -199,6 +199,11 @@ class OmeroImporter:
             valve=self.valve,
             journal=journal,
         )
+
+    def _decision_to_import(self, parcel: Parcel, skips: Mapping[str, str]) -> FilesetsDecision:
+        """Of a parcel that was withdrawn, what was decided then: links and annotations can still be mended."""
+        kept = None if decided.lies_here(parcel) else self._kept.recall(parcel)
+        return kept or self._decision(parcel, skips)
 
     def _decision(self, parcel: Parcel, skips: Mapping[str, str]) -> FilesetsDecision:
         """Asking Bio-Formats takes its time: plan, run and verify share what it said."""

@@ -9,11 +9,15 @@ import pytest
 
 pytest.importorskip("omero", reason="omero-py is not installed: make omero")
 
+import omero.cmd
+from omero.callbacks import CmdCallbackI
+
 from lading.delivery import Outcome, Parcel
+from lading.errors import Refused
 from lading.ports import ImportRecord
 from lading.sandbox.omero import SandboxOmero
 from lading.testing import real_images
-from lading.testing.importer_suite import all_verified, by_path, carry_out
+from lading.testing.importer_suite import all_verified, bring_home, by_path, carry_out
 from lading.testing.omero_world import OmeroWorld, running_omero
 from omero_importer.decided import FOLDER
 
@@ -87,11 +91,7 @@ def test_what_was_removed_from_omero_is_named(world: OmeroWorld, remembered: boo
     if not remembered:
         kept(world).unlink()
     gone = "plain/0002.tif"
-    ((fileset,),) = world.ask(
-        "select e.fileset.id from FilesetEntry e where e.clientPath = :p", p=f"{parcel.delivery.labels}/{gone}"
-    )
-    assert isinstance(fileset, int)
-    remove(world, fileset)
+    remove_file(world, parcel, gone)
 
     outcomes = by_path(world.importer().verify(parcel, record))
 
@@ -134,20 +134,62 @@ def test_a_checksum_that_the_manifest_has_not_is_replaced_by_the_content(world: 
     assert {one.how for one in outcomes.values() if one.path.endswith(".tif")} == {"sha256 of the download"}
 
 
+def test_what_needs_no_file_is_mended_all_the_same(world: OmeroWorld) -> None:
+    parcel, record = imported(world)
+    with world.client("carol") as client:
+        query = f"select l from DatasetImageLink l where l.parent.id = {record.target['place_id']}"
+        links = client.getSession().getQueryService().findAllByQuery(query, None)
+        client.getSession().getUpdateService().deleteObject(links[0])
+    unlinked = by_path(world.importer().verify(parcel, record))
+    assert not all_verified(unlinked, parcel)
+
+    assert all_verified(bring_home(world.importer(), parcel), parcel)
+
+
+@pytest.mark.parametrize("gone", ["plain/0002.tif", "a.bin"])
+def test_what_needs_a_file_that_is_gone_says_where_it_can_come_from(world: OmeroWorld, gone: str) -> None:
+    parcel, _ = imported(world)
+    remove_file(world, parcel, gone)
+    filesets = world.sandbox.records("Fileset")
+    importer = world.importer()
+
+    with pytest.raises(Refused, match=f"OMERO lacks {gone}, and the copy in the inbox was withdrawn") as refused:
+        carry_out(importer, parcel)
+
+    assert "lading send" in refused.value.next_command
+    assert world.sandbox.records("Fileset") == filesets
+
+
+def test_the_same_session_sent_again_fills_the_gap(world: OmeroWorld) -> None:
+    first = world.parcel(images=2, companions=["a.bin"])
+    content = {entry.path: (first.root / entry.path).read_bytes() for entry in first.manifest}
+    record = carry_out(world.importer(), first)
+    shutil.rmtree(first.root)
+    remove_file(world, first, "plain/0002.tif")
+    again = world.parcel(images=0, files=content)
+
+    assert all_verified(bring_home(world.importer(), again), again)
+    assert all_verified(by_path(world.importer().verify(first, record)), first)
+
+
 def test_planning_keeps_nothing(world: OmeroWorld) -> None:
     world.importer().plan(world.parcel(images=1))
 
     assert not (world.folder / "state" / FOLDER).exists()
 
 
-def remove(world: OmeroWorld, fileset: int) -> None:
-    """Delete a Fileset with its images, as its owner."""
-    import omero.cmd
-    from omero.callbacks import CmdCallbackI
-
+def remove_file(world: OmeroWorld, parcel: Parcel, path: str) -> None:
+    """Delete, as its owner, the Fileset with its images or the attachment that the file is."""
+    known_as = f"{parcel.delivery.labels}/{path}"
+    filesets = world.ask("select e.fileset.id from FilesetEntry e where e.clientPath = :p", p=known_as)
+    folder, _, name = known_as.rpartition("/")
+    attached = world.ask(
+        "select a.id from FileAnnotation a join a.file f where f.path = :p and f.name = :n", p=f"{folder}/", n=name
+    )
+    ((number,),) = filesets + attached
     with world.client("carol") as client:
-        handle = client.getSession().submit(omero.cmd.Delete2(targetObjects={"Fileset": [fileset]}))
-        callback = CmdCallbackI(client, handle)
+        request = omero.cmd.Delete2(targetObjects={"Fileset" if filesets else "FileAnnotation": [number]})
+        callback = CmdCallbackI(client, client.getSession().submit(request))
         try:
             callback.loop(200, 100)
             assert not isinstance(callback.getResponse(), omero.cmd.ERR)
