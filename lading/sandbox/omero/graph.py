@@ -115,24 +115,24 @@ def as_plain(value: object) -> Value:
     raise errors.api_usage(f"cannot store a {type(value).__name__}")
 
 
-def save(store: Store, thing: omero.model.IObject, context: Context) -> omero.model.IObject:
+def save(store: Store, thing: omero.model.IObject, context: Context, *, details: bool = True) -> omero.model.IObject:
     """Store one graph, all or nothing. Raises ValidationException, SecurityViolation, OptimisticLockException."""
-    save_all(store, [thing], context)
+    save_all(store, [thing], context, details=details)
     return thing
 
 
-def save_all(store: Store, things: list[omero.model.IObject], context: Context) -> None:
-    """Store several graphs, which may share objects, all or nothing."""
+def save_all(store: Store, things: list[omero.model.IObject], context: Context, *, details: bool = True) -> None:
+    """Store several graphs, which may share objects, all or nothing. `details`: fill in who may do what with them."""
     with store.transaction():
-        saver = _Saver(store, context)
+        saver = _Saver(store, context, details=details)
         for thing in things:
             saver.save(thing)
 
 
 class _Saver:
-    def __init__(self, store: Store, context: Context) -> None:
+    def __init__(self, store: Store, context: Context, *, details: bool) -> None:
         self._store, self._context = store, context
-        self._details_maker = permissions.DetailsMaker(store, context)
+        self._details_maker = permissions.DetailsMaker(store, context) if details else None
         self._seen: dict[int, omero.model.IObject] = {}
         self._enumerations: dict[tuple[str, object], int] = {}
 
@@ -177,7 +177,8 @@ class _Saver:
         thing._id = rlong(record.id)
         if hasattr(thing, "_version"):
             thing._version = rint(record.version)
-        thing._details = self._details_maker.details(record)
+        if self._details_maker is not None:
+            thing._details = self._details_maker.details(record)
         for member in _members(described, thing):
             self.save(member)
 

@@ -133,7 +133,7 @@ def _stored(
             entry.originalFile = omero.model.OriginalFileI(record.id, False)
             files.append(record.id)
         log = site.files.add(location.log, LOG_MIMETYPE, None, **owner)
-        site.save(fileset, context)
+        site.save(fileset, context, details=False)
         stored = Stored(fileset, files, log)
         upload = model.class_of(fileset.copyJobLinks()[0].child)
         job = site.store.get(upload, stored.upload_job)

@@ -55,6 +55,7 @@ class Import:
         self._site, self._context, self._settings = site, context, settings
         self._fileset, self._files, self._log = fileset, files, log
         self._found: ImageFile | None = None
+        self._noted = False
         self._pixels: list[Record] = []
         self._images: list[Record] = []
         self._plates: list[Record] = []
@@ -251,7 +252,9 @@ class Import:
     def _note(self, what: str) -> None:
         """Add a line to the import log, a file of the repository that clients can read."""
         path = self._site.files.path(self._log)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._noted:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._noted = True
         with path.open("a", encoding="utf-8") as log:
             log.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f} INFO [fileset {self._fileset}] {what}\n")
 

@@ -4,8 +4,8 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SERVANTS_PER_SESSION = 10_000
 _LOOK_EVERY_S = 0.2
 _LOG_LINES = 5_000
+_NO_CONNECTION = nullcontext()
 
 
 class Hook(Protocol):
@@ -108,9 +109,11 @@ class Site:
 
     # -- objects ----------------------------------------------------------------------------------------------------
 
-    def save(self, thing: omero.model.IObject, context: Context = SYSTEM) -> omero.model.IObject:
-        """Store a graph of wire objects as IUpdate does, and give it back with ids."""
-        return graph.save(self.store, thing, context)
+    def save(
+        self, thing: omero.model.IObject, context: Context = SYSTEM, *, details: bool = True
+    ) -> omero.model.IObject:
+        """Store a graph of wire objects as IUpdate does, and give it back with ids and, unless nobody looks, details."""
+        return graph.save(self.store, thing, context, details=details)
 
     def build(self, record: Record, context: Context = SYSTEM, plan: graph.Plan | None = None) -> omero.model.IObject:
         """The wire's object of a record; `plan` says which properties are loaded too."""
@@ -194,9 +197,8 @@ class Site:
 
     # -- the gate of every call -------------------------------------------------------------------------------------
 
-    @contextmanager
-    def passing(self, call: Call) -> Iterator[None]:
-        """Count it, see that its connection may use its session, let the hooks see it, lend it a database connection."""
+    def before(self, call: Call) -> None:
+        """Count it, see that its connection may use its session, let the hooks see it."""
         self.counts[call.label] += 1
         session = getattr(call.servant, "session", None)
         if isinstance(session, Session):
@@ -205,8 +207,13 @@ class Site:
             session.touched = time.monotonic()
         for hook in self.hooks:
             hook.before(call)
-        with self.background.connection() if call.servant.uses_database else nullcontext():
-            yield
+
+    def around(self, call: Call) -> AbstractContextManager[None]:
+        """Lend it a database connection, if it needs one."""
+        return self.background.connection() if call.servant.uses_database else _NO_CONNECTION
+
+    def after(self, call: Call) -> None:
+        """The hooks see it once more."""
         for hook in self.hooks:
             hook.after(call)
 

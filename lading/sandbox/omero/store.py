@@ -23,6 +23,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (root TEXT, id INTEGER, cls TEXT, content TEXT, PRIMARY KEY (root, id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sequences (root TEXT PRIMARY KEY, last INTEGER) WITHOUT ROWID;
 """
+_REPLACE = "REPLACE INTO records VALUES (?, ?, ?, ?)"
 _Key = tuple[str, int]
 
 
@@ -34,6 +35,7 @@ class Store:
         self.lock = threading.RLock()
         self._tables: dict[str, dict[int, Record]] = defaultdict(dict)
         self._last: dict[str, int] = defaultdict(int)
+        self._written: dict[str, int] = {}
         # (referring class, field) → id referred to → ids that refer, in order.
         self._referrers: dict[tuple[str, str], dict[int, dict[int, None]]] = defaultdict(lambda: defaultdict(dict))
         self._depth = 0
@@ -195,16 +197,22 @@ class Store:
                     gone.append((hierarchy, number))
                 else:
                     rows.append((hierarchy, number, record.cls, dump(record)))
-            touched = {hierarchy for hierarchy, _ in changed}
-            self._write(rows, gone, [(hierarchy, self._last[hierarchy]) for hierarchy in touched])
+            touched = {hierarchy: self._last[hierarchy] for hierarchy, _ in changed}
+            self._write(rows, gone, [each for each in touched.items() if each not in self._written.items()])
+            self._written |= touched
         self._before = {}
 
     def _write(self, rows: list[tuple[str, int, str, str]], gone: list[_Key], sequences: list[_Key]) -> None:
+        if len(rows) == 1 and not gone and not sequences:  # the usual case; a statement is a transaction by itself
+            self._database.execute(_REPLACE, rows[0])
+            return
         self._database.execute("BEGIN IMMEDIATE")
         try:
-            self._database.executemany("REPLACE INTO records VALUES (?, ?, ?, ?)", rows)
-            self._database.executemany("DELETE FROM records WHERE root = ? AND id = ?", gone)
-            self._database.executemany("REPLACE INTO sequences VALUES (?, ?)", sequences)
+            self._database.executemany(_REPLACE, rows)
+            if gone:
+                self._database.executemany("DELETE FROM records WHERE root = ? AND id = ?", gone)
+            if sequences:
+                self._database.executemany("REPLACE INTO sequences VALUES (?, ?)", sequences)
             self._database.execute("COMMIT")
         except BaseException:
             self._database.execute("ROLLBACK")

@@ -162,10 +162,14 @@ class OpenFile:
 
     def _open(self) -> int:
         if self._descriptor < 0:
-            if self._writable:
+            flags = (os.O_RDWR | os.O_CREAT if self._writable else os.O_RDONLY) | os.O_CLOEXEC
+            try:
+                self._descriptor = os.open(self._path, flags, 0o644)
+            except FileNotFoundError:
+                if not self._writable:
+                    raise
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT if self._writable else os.O_RDONLY
-            self._descriptor = os.open(self._path, flags | os.O_CLOEXEC, 0o644)
+                self._descriptor = os.open(self._path, flags, 0o644)
         return self._descriptor
 
 
