@@ -23,6 +23,7 @@ log = structlog.get_logger()
 _LOOK_SHARE = 0.1  # of the time may go into looking, however many files there are
 _LONGEST_PAUSE_S = 2.0
 _LEAST_PAUSE_S = 0.1
+_THIN_OUT_EVERY_S = 6 * 3600.0
 _MOST_PUSHES = 16
 """Acquisitions pushed at a time: an instrument has one or two; after a long absence of the target there may be many."""
 
@@ -43,6 +44,8 @@ class LiveAgent:
     def __init__(self, outbox: Outbox, parts: LiveParts, sources: Watched, stop: threading.Event) -> None:
         self._parts, self._stop = parts, stop
         self._book = LiveBook(outbox)
+        self._book.thin_out()
+        self._thinned = time.monotonic()
         self._watches = [self._watch(watch, source) for watch, source in sources]
         self._pushing: dict[DeliveryId, threading.Thread] = {}
         self.failure: list[BaseException] = []
@@ -82,6 +85,9 @@ class LiveAgent:
         return LiveWatch(self._book, watch, live, source, self._parts.rules(watch.route))
 
     def _look(self) -> float:
+        if time.monotonic() - self._thinned > _THIN_OUT_EVERY_S:
+            self._book.thin_out()
+            self._thinned = time.monotonic()
         pauses = [watch.look() for watch in self._watches]
         return min([_LONGEST_PAUSE_S, *(pause for pause in pauses if pause is not None)])
 

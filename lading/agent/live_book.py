@@ -12,6 +12,8 @@ from lading.delivery import DeliveryId
 from lading.deposit import Settled
 from lading.listing.entries import Entry
 
+KEPT_S = 30 * 86_400.0
+"""So long after its end the files of an acquisition are remembered, and it can be reopened."""
 _PAGE = 500
 _RATE_S = 60.0
 _REFUSED_AGAIN_S = 60.0
@@ -114,6 +116,14 @@ class LiveBook:
         which = " AND stage NOT IN ('VERIFIED', 'CANCELLED', 'CLEANABLE', 'CLEANED')" if open_only else ""
         rows = self.outbox.rows(f"SELECT id FROM deliveries WHERE live = 1{which} ORDER BY created_at DESC, id DESC")  # noqa: S608
         return [DeliveryId(row["id"]) for row in rows]
+
+    def thin_out(self) -> None:
+        """Forget the single files of what was closed long ago; the target has their list."""
+        with self.outbox.writing() as db:
+            db.execute(
+                "DELETE FROM live_files WHERE delivery IN (SELECT delivery FROM live WHERE state = 'closed' AND closed_at < ?)",
+                (self.outbox.clock() - KEPT_S,),
+            )
 
     def is_live(self, delivery: DeliveryId) -> bool:
         """Whether it is pushed live; deliveries of the time before its route became live are not."""

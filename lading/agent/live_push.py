@@ -188,10 +188,10 @@ class Push:
             return ""
         try:
             status = json.loads(found)
-            theirs, said = status["delivery"], str(status["state"])
+            theirs, said = repr(str(status["delivery"])[:80]), str(status["state"])
         except (ValueError, KeyError, TypeError):
             theirs, said = "something that is no status of ours", ""
-        if theirs != self._id:
+        if theirs != repr(str(self._id)):
             message = f"the deposit folder {deposit.name} belongs to {theirs} already"
             raise Rejected(
                 message,

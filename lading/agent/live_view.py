@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lading.agent.live_book import Figures, Link, Live, LiveBook, LiveState
+from lading.agent.live_book import KEPT_S, Figures, Link, Live, LiveBook, LiveState
 from lading.agent.outbox import OUTBOX_NAME, Outbox, Outgoing
 from lading.delivery import DeliveryId, Stage
 from lading.errors import ConfigError
@@ -96,6 +96,12 @@ def reopen(outbox: Outbox, delivery: DeliveryId) -> None:
     if item.stage is not Stage.VERIFIED or delivery not in book.deliveries():
         raise ConfigError(
             f"{delivery} is {item.stage}; only a closed acquisition can be reopened", next_command="lading live list"
+        )
+    if outbox.clock() - book.get(delivery).closed_at > KEPT_S:
+        raise ConfigError(
+            f"{delivery} was closed more than {KEPT_S / 86_400:.0f} days ago; its files are not remembered any more",
+            safe="the target keeps them, with their list",
+            next_command="lading live list",
         )
     book.put(delivery, state=LiveState.ACQUIRING, asked=0, closed_at=0.0, why="reopened")
     outbox.move(delivery, Stage.SENDING, "reopened", not_before=0.0, verified_at=0.0)

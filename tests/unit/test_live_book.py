@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lading.agent.live_book import Link, LiveBook
+from lading.agent.live_book import KEPT_S, Link, LiveBook
 from lading.agent.outbox import Outbox
 from lading.delivery import DeliveryId, Labels
 from lading.deposit import Settled
@@ -162,3 +162,17 @@ def test_live_deliveries_are_none_of_the_ordinary_carriers(book: Book) -> None:
     assert book.outbox.carriable() == []
     assert not book.outbox.has_cargo()
     assert book.deliveries(open_only=True) == [book.id]
+
+
+def test_the_files_of_what_was_closed_long_ago_are_forgotten(book: Book) -> None:
+    book.settle(book.id, [A])
+    book.carry(A, "aa")
+    book.put(book.id, state="closed", closed_at=book.now)
+    book.now += KEPT_S - 60
+    book.thin_out()
+    kept = book.list()
+    book.now += 120
+    book.thin_out()
+
+    assert kept == {"a.mrc": "aa"}
+    assert book.list() == {}
