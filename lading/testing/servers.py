@@ -48,8 +48,11 @@ def missing_for_sshd() -> str:
 
 
 @contextlib.contextmanager
-def sshd(folder: Path, *, forced_command: str = "") -> Iterator[Sshd]:
-    """An sshd of our own account, all its files in `folder`. `forced_command` restricts the key (`command="…",restrict`)."""
+def sshd(folder: Path, *, forced_command: str = "", extra: str = "") -> Iterator[Sshd]:
+    """An sshd of our own account, all its files in `folder`. `forced_command` restricts the key (`command="…",restrict`).
+
+    `extra`: more lines of its configuration.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     host_key, identity = make_key(folder / "host_key"), make_key(folder / "identity")
     port = free_port()
@@ -78,6 +81,7 @@ UseDNS no
 PrintMotd no
 MaxStartups 50:30:100
 Subsystem sftp internal-sftp
+{extra}
 """
     )
     if os.geteuid() == 0:

@@ -243,6 +243,16 @@ def test_a_part_with_a_damaged_end_is_begun_anew_and_a_link_in_its_place_is_not_
 
 
 @needs_sshd
+def test_a_server_that_allows_one_session_only_gets_the_small_files_one_by_one(tmp_path, inbox):
+    with sshd(tmp_path / "one", extra="MaxSessions 1") as server:
+        errand = _errand(tmp_path, **_reach(server, inbox, tmp_path))
+
+        errand.carry()
+
+    assert trees.look(inbox.root / errand.slot.data) == trees.look(Path(errand.root))
+
+
+@needs_sshd
 def test_files_and_folders_get_the_modes_that_let_the_server_take_them_over(tmp_path, inbox, server):
     errand = _errand(tmp_path, **_reach(server, inbox, tmp_path))
 
