@@ -94,7 +94,7 @@ def test_a_session_reaches_a_node_is_read_back_and_only_then_may_its_source_go(s
     with Orthanc(tmp_path / "orthanc").running() as orthanc:
         images = begin(site, orthanc.port, orthanc.title)
         examined = site.run("doctor")
-        (delivery,) = site.settle(1)
+        (delivery,) = site.settle(1, seconds=200)
         receipt = site.ask("receipt", str(delivery["id"]))
         held = dict(map(dataset, orthanc.files()))
         clean(site, str(delivery["id"]))
@@ -111,7 +111,7 @@ def test_a_session_reaches_a_node_is_read_back_and_only_then_may_its_source_go(s
 def test_a_node_that_proves_nothing_holds_the_delivery_and_its_source_stays(site: Site, tmp_path: Path) -> None:
     with storescp(tmp_path / "stored") as port:
         images = begin(site, port, "STORE")
-        (delivery,) = site.settle(1, seconds=120)
+        (delivery,) = site.settle(1, seconds=200)
         shown = site.run("show", str(delivery["id"]))
         clean(site, str(delivery["id"]))
 
