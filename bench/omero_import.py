@@ -9,7 +9,8 @@ importer of the line, from the plan to the last verified file, each read back ov
 stand-in (`--plain-wire`: TCP), which stores and hashes; the manifest was made where the delivery began, as always.
 
 The rounds alternate; the ratio is ours to the plain upload, of the medians in bytes per second. Aims: at least 0.8 for the
-large image, at least 2 for the many. Processor seconds, of the client and of the stand-in, say whose work it was.
+large image, at least 2 for the many. Processor seconds, of the client and of the stand-in, say whose work it was; the number of
+requests does not depend on the machine.
 """
 
 import argparse
@@ -73,11 +74,12 @@ class Load:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds on the clock, and of the processors."""
+    """Seconds on the clock, and of the processors; what was asked of the stand-in."""
 
     wall: float
     client: float
     server: float
+    requests: int
 
 
 def one_large(folder: Path, scale: float) -> Load:
@@ -256,14 +258,21 @@ class WithLading:
 
 def timed(run: Callable[[], None], sandbox: SandboxOmero) -> Cost:
     os.sync()
+    asked = requests(sandbox)
     client, server, wall = own_seconds(), sandbox.processor_seconds(), time.perf_counter()
     run()
     took = time.perf_counter() - wall
-    cost = Cost(took, own_seconds() - client, sandbox.processor_seconds() - server)
+    cost = Cost(took, own_seconds() - client, sandbox.processor_seconds() - server, requests(sandbox) - asked)
     for path in (sandbox.root / "data" / "ManagedRepository").rglob("*"):
         if path.is_file() and not path.is_symlink():
             os.truncate(path, 0)  # see local_delivery.py
     return cost
+
+
+def requests(sandbox: SandboxOmero) -> int:
+    counts = sandbox.do("counts")
+    assert isinstance(counts, dict)
+    return sum(counts.values())
 
 
 def own_seconds() -> float:
@@ -276,7 +285,8 @@ def compare(load: Load, ways: dict[str, Callable[[], Callable[[], None]]], sandb
         for name, make in ways.items():
             costs[name].append(cost := timed(make(), sandbox))
             print(
-                f"  {name}: {cost.wall:.2f} s, processors: {cost.client:.2f} s here, {cost.server:.2f} s the stand-in",
+                f"  {name}: {cost.wall:.2f} s, processors: {cost.client:.2f} s here, {cost.server:.2f} s the stand-in, "
+                f"{cost.requests} requests",
                 file=sys.stderr,
             )
     speed = {name: load.size / 1e6 / statistics.median(cost.wall for cost in found) for name, found in costs.items()}

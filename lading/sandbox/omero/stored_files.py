@@ -68,7 +68,7 @@ class StoredFiles:
         """Where its bytes are, or will be."""
         if self.managed(record):
             # Clients may change the names in a record; none of them leads out of the repository.
-            return self.root.joinpath(*components(f"{record.text('path')}/{record.text('name')}"))
+            return self.root / joined(components(f"{record.text('path')}/{record.text('name')}"))
         return self.data_dir / "Files" / str(record.id)
 
     def hash(self, record: Record, path: Path | None = None) -> str:

@@ -1,0 +1,98 @@
+"""How much an import of many small files asks of the server: requests are counted, not seconds."""
+
+import threading
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("omero", reason="omero-py is not installed: make omero")
+
+from lading.sandbox.omero import SandboxOmero
+from lading.testing.importer_suite import all_verified, bring_home
+from lading.testing.omero_world import OmeroWorld, running_omero
+from omero_importer import uploads
+
+COMPANIONS = 40
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxOmero]:
+    with running_omero(tmp_path_factory.mktemp("omero")) as running:
+        yield running
+
+
+@pytest.fixture
+def world(sandbox: SandboxOmero, tmp_path: Path) -> Iterator[OmeroWorld]:
+    made = OmeroWorld(sandbox, tmp_path, tls=False)
+    yield made
+    made.close()
+
+
+def test_a_small_file_costs_three_requests(world: OmeroWorld) -> None:
+    """To open, to write, to close: the router hears of many files at once, and nothing is asked that was told already."""
+    parcel = world.parcel(images=1, companions=[f"plain/plane-{number:02}.dat" for number in range(COMPANIONS)])
+    rules = {"filesets": [{"pattern": "plain/*.tif", "companions": ["*"]}]}
+    importer = world.importer(files=rules)
+    importer.plan(parcel)  # the login is not what is counted
+    before = counts(world.sandbox)
+
+    outcomes = bring_home(importer, parcel)
+
+    assert all_verified(outcomes, parcel)
+    used = {name: count - before.get(name, 0) for name, count in counts(world.sandbox).items()}
+    files = COMPANIONS + 1
+    assert used["ImportProcess.getUploader"] == used["RawFileStore.write"] == files
+    assert used["Router.addProxies"] < files / 2
+    assert used.get("Handle.getRequest", 0) == 0
+
+
+def counts(sandbox: SandboxOmero) -> dict[str, int]:
+    found = sandbox.do("counts")
+    assert isinstance(found, dict)
+    return found
+
+
+# -- several files from one thread ------------------------------------------------------------------------------------
+
+
+def file(name: str, turns: int, heard: list[str]) -> Generator[None, None, str]:
+    """A file on its way that only says when it is its turn."""
+    try:
+        for _ in range(turns):
+            heard.append(name)
+            yield
+    except GeneratorExit:
+        heard.append(f"{name} given up")
+        raise
+    return name.upper()
+
+
+def test_files_take_turns_and_no_more_are_begun_than_there_is_room_for() -> None:
+    heard: list[str] = []
+    room = threading.Semaphore(2)
+
+    sums = uploads.send_files([file(name, 2, heard) for name in "abc"], room)
+
+    assert sums == ["A", "B", "C"]
+    assert heard[:4] == ["a", "b", "a", "b"]
+    assert "c" not in heard[:4]
+    assert room.acquire(blocking=False)
+    assert room.acquire(blocking=False)
+    assert not room.acquire(blocking=False)
+
+
+def test_after_an_error_the_others_are_given_up_and_the_room_is_free() -> None:
+    heard: list[str] = []
+    room = threading.Semaphore(2)
+
+    def broken() -> Generator[None, None, str]:
+        yield
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        uploads.send_files([file("a", 5, heard), broken()], room)
+
+    assert heard[-1] == "a given up"
+    assert room.acquire(blocking=False)
+    assert room.acquire(blocking=False)
