@@ -9,7 +9,8 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import IO, Self
 
@@ -41,6 +42,7 @@ _SHARE = re.compile(
     r"[\\/]{2}(?P<host>[^\\/:?*\"<>|\s]+)[\\/](?P<share>[^\\/:?*\"<>|]+)(?P<path>(?:[\\/][^\\/:?*\"<>|]+)*)[\\/]?"
 )
 _AUTH = ("negotiate", "ntlm", "kerberos")
+_SMALL_AHEAD = 1 << 20  # bytes of small files that the worker may have in hand
 _START_S = 60.0  # for the worker to start, on a machine that is busy
 _KEPT = "what arrived is kept for the next attempt"
 _KINDS: dict[str, type[LadingError]] = {
@@ -213,6 +215,28 @@ class SmbFiles:
             self._answer(doing)
         self._line.send_block(b"", doing)
         self._answer(doing)
+
+    def place_many(self, bodies: Iterable[tuple[str, Body]]) -> None:
+        """See transport.remote.PlacesMany: the worker has the next files while it waits for the server."""
+        under_way: deque[tuple[str, int]] = deque()
+        try:
+            for path, body in bodies:
+                content = b"".join(body.blocks())
+                while under_way and sum(size for _, size in under_way) + len(content) > _SMALL_AHEAD:
+                    self._answer(under_way.popleft()[0])
+                doing = f"cannot write {self._shown(path)}"
+                request = {"path": path, "part": part_path(path, body), "mtime_ns": round(body.mtime * 1e9)}
+                self._line.send_message({"do": "put", **request}, doing)
+                self._line.send_block(content, doing)
+                under_way.append((doing, len(content)))
+            while under_way:
+                self._answer(under_way.popleft()[0])
+        except BaseException:
+            # Every answer must be taken, lest the next question gets one of them.
+            for doing, _ in under_way:
+                with suppress(LadingError):
+                    self._answer(doing)
+            raise
 
     def read(self, path: str, offset: int = 0) -> Iterator[bytes]:
         """See the role."""

@@ -10,7 +10,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import BinaryIO
 
 import smbclient
@@ -42,6 +42,8 @@ class Worker:
         do = str(request["do"])
         if do == "write":
             self._write(request)
+        elif do == "put":
+            self._put(request, self._next_block())
         elif do == "more":
             self._more(_number(request, "id"))
         else:
@@ -175,10 +177,26 @@ class Worker:
                 write_message(self._send, {"ok": None})
             self.is_writing = False
             named = self._finished(file, path, when)
+        self._name(part, path, when, named=named)
+
+    def _name(self, part: str, path: str, when: int, *, named: bool) -> None:
         if not named:
             smbclient.utime(part, ns=(when, when), follow_symlinks=False, **self._login)
             self._rename_over(part, path)
         write_message(self._send, {"ok": None})
+
+    def _put(self, request: dict[str, object], content: bytes) -> None:
+        """A small file, which came with its request."""
+        part, path, when = self._at(request["part"]), self._at(request["path"]), _number(request, "mtime_ns")
+        # Not `with file`, which opens it.
+        with closing(smb_finish.new(part, _SHARED, self._login)) as file:
+            try:
+                smb_finish.begin(file, content)
+            except BaseException:
+                self.is_writing = not file.closed
+                raise
+            named = self._finished(file, path, when)
+        self._name(part, path, when, named=named)
 
     def _finished(self, file: object, path: str, when: int) -> bool:
         """Whether the part got its time and name the short way."""
