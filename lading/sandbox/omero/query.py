@@ -90,7 +90,7 @@ class Search:
         thing = self._evaluator.value(expression, row)
         if isinstance(thing, Record):
             return omero.rtypes.robject(graph.build(self._store, thing, self._context))
-        return self._evaluator.wire(expression, row)
+        return self._evaluator.wire(expression, row, thing)
 
     # -- groups -----------------------------------------------------------------------------------------------------
 

@@ -92,9 +92,8 @@ class Evaluator:
                 return any(True for _ in found) if exists else list(found)
         raise Unsupported(f"HQL: cannot evaluate {expression}")
 
-    def wire(self, expression: hql.Expression, row: Row) -> object:
-        """The value as a projection sends it, with the type that the field has. Records must be wrapped by the caller."""
-        value = self.value(expression, row)
+    def wire(self, expression: hql.Expression, row: Row, value: Thing) -> object:
+        """The expression's value as a projection sends it, with the type that the field has. Not for Records."""
         if (
             isinstance(expression, hql.PathTo)
             and isinstance(value, bool | int | float | str)
