@@ -188,9 +188,13 @@ class IceEngine:
             some = files[begin : begin + _OPENED]
             asked = [process.begin_getUploader(index) for index, _ in some]
             stores = router.introduced(self.connection, [process.end_getUploader(one) for one in asked])
-            checksums += uploads.send_files(
-                [self._sending(store, name, progress) for store, (_, name) in zip(stores, some, strict=True)], room
-            )
+            try:
+                checksums += uploads.send_files(
+                    [self._sending(store, name, progress) for store, (_, name) in zip(stores, some, strict=True)], room
+                )
+            except BaseException:
+                _close_all(stores)  # those too that were not begun
+                raise
         return checksums
 
     def _sending(self, store: "omero.api.RawFileStorePrx", name: str, progress: Progress) -> uploads.Sending:
@@ -417,6 +421,16 @@ def _abandon(under_way: "Sequence[Future[_Uploaded]]") -> None:
         if not one.cancelled():
             with suppress(Ice.Exception, omero.ClientError, LadingError):
                 _close(one.result().process)
+
+
+def _close_all(stores: "Sequence[omero.api.RawFileStorePrx]") -> None:
+    closing = []
+    for store in stores:
+        with suppress(Ice.Exception):
+            closing.append((store, store.begin_close()))
+    for store, asked in closing:
+        with suppress(Ice.Exception):  # that it is gone already is all right
+            store.end_close(asked)
 
 
 def _close(servant: "grid.ImportProcessPrx | cmd.HandlePrx") -> None:

@@ -8,8 +8,9 @@ import pytest
 
 pytest.importorskip("omero", reason="omero-py is not installed: make omero")
 
+from lading.errors import TargetUnavailable
 from lading.sandbox.omero import SandboxOmero
-from lading.testing.importer_suite import all_verified, bring_home
+from lading.testing.importer_suite import all_verified, bring_home, carry_out
 from lading.testing.omero_world import OmeroWorld, running_omero
 from omero_importer import uploads
 
@@ -45,6 +46,21 @@ def test_a_small_file_costs_three_requests(world: OmeroWorld) -> None:
     assert used["ImportProcess.getUploader"] == used["RawFileStore.write"] == files
     assert used["Router.addProxies"] < files / 2
     assert used.get("Handle.getRequest", 0) == 0
+
+
+def test_what_was_opened_for_files_that_cannot_be_sent_is_closed(world: OmeroWorld) -> None:
+    """A session may hold so many things open, and a delivery is tried again for as long as it takes."""
+    parcel = world.parcel(images=1, companions=[f"plain/plane-{number:02}.dat" for number in range(12)])
+    importer = world.importer(files={"filesets": [{"pattern": "plain/*.tif", "companions": ["*"]}]})
+    before = counts(world.sandbox)
+    world.sandbox.faults(errors=["write=ResourceError"])
+
+    with pytest.raises(TargetUnavailable):
+        carry_out(importer, parcel)
+
+    used = {name: count - before.get(name, 0) for name, count in counts(world.sandbox).items()}
+    assert used["ImportProcess.getUploader"] == 13
+    assert used["StatefulServiceInterface.close"] == 13 + 1  # and the import itself
 
 
 def counts(sandbox: SandboxOmero) -> dict[str, int]:
