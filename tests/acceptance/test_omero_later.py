@@ -136,6 +136,7 @@ def test_a_delivery_from_before_decisions_were_kept_is_read_back_by_what_omero_h
     assert later.site.ask("receipt", later.whole)["counts"] == {"verified": 4}
 
 
+@pytest.mark.slow
 def test_a_reading_that_cannot_be_done_says_why_at_once(later: Later) -> None:
     later.serve(password="no longer this one")
 

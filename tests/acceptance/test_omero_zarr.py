@@ -30,9 +30,9 @@ def test_s14_an_ome_zarr_is_imported_as_one_fileset_with_its_names_unchanged(
     site.start_server()
 
     sent = site.run("send", str(session), "--route", "microscopy", *LABELS, "day-1")
+    assert sent.returncode == 0, sent.stdout + sent.stderr
     (delivery,) = site.settle(1, seconds=1800)
 
-    assert sent.returncode == 0, sent.stdout + sent.stderr
     assert delivery["stage"] == "VERIFIED", site.words()
     stored = site.query("select e.fileset.id, e.clientPath, o.path, o.name from FilesetEntry e join e.originalFile o")
     assert sorted(str(path) for _, path, *_ in stored) == sorted(
@@ -60,9 +60,10 @@ def test_s14_names_that_differ_by_case_only_are_refused_before_anything_is_sent(
     site.start_server()
 
     sent = site.run("send", str(session), "--route", "microscopy", *LABELS, "day-1")
+    assert sent.returncode == 0, sent.stdout + sent.stderr
     (delivery,) = site.settle(1, seconds=120)
 
     assert delivery["stage"] in ("REJECTED", "HELD"), site.words()
-    assert "image.tif" in sent.stdout + sent.stderr + str(site.ask("show", str(delivery["id"])))
+    assert "image.tif" in str(site.ask("show", str(delivery["id"]))["findings"])
     assert [path for path in (site.inbox / ".lading" / "incoming").rglob("*") if path.is_file()] == []
     assert site.omero.records("Fileset") == 0
