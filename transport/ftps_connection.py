@@ -3,6 +3,7 @@
 import ftplib
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ _DOCTOR = "lading doctor"
 _SAID = 200  # characters of a reply that are shown
 _WORD_S = 5.0  # how long a server may take to say why it cut a data connection
 _KEEPALIVE_S = 30
+_PORT_TRIES, _PORT_WAIT_S = 10, 0.2
 _LOGIN = frozenset({"430", "530", "331", "332", "532"})
 _REFUSED = frozenset({"550", "553", "521", "522", "533", "534", "536"})
 _UNSAYABLE = re.compile(r"[\x00-\x1f\x7f]")
@@ -101,6 +103,17 @@ class Session(ftplib.FTP_TLS):
             raise
         self._data = data
         return data, size
+
+    def makepasv(self) -> tuple[str, int]:
+        """See ftplib. A server whose ports are all taken just now has one again soon."""
+        for _ in range(_PORT_TRIES - 1):
+            try:
+                return super().makepasv()
+            except ftplib.error_temp as exc:
+                if not str(exc).startswith("425"):
+                    raise
+            time.sleep(_PORT_WAIT_S)
+        return super().makepasv()
 
     def hang_up(self) -> None:
         """End both connections now, from any thread; whoever waits for them is woken."""
