@@ -198,9 +198,9 @@ def _send_no_fillers(connection: asyncssh.SSHClientConnection) -> None:
     """
     send = connection.send_packet
 
-    def send_packet(kind: int, *parts: bytes, handler: SSHPacketLogger | None = None) -> None:
-        if kind != MSG_IGNORE:
-            send(kind, *parts, handler=handler)
+    def send_packet(pkttype: int, *args: bytes, handler: SSHPacketLogger | None = None) -> None:
+        if pkttype != MSG_IGNORE:
+            send(pkttype, *args, handler=handler)
 
     connection.send_packet = send_packet  # type: ignore[method-assign]  # the library has no switch for it
 
