@@ -9,11 +9,14 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _IDLE_S = 10
+_PREFIX = "lading-ssh-"
+_OLD_S = 3600.0
 _LONGEST = 80  # bytes of a socket's path: systems allow 104 to 108, and ssh adds 17 while it makes one
 _PATIENCE_S = 30.0
 _FAST = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
@@ -34,7 +37,8 @@ def shared(ssh: Sequence[str], host: str, *, seconds: float) -> Iterator[list[st
     if sys.platform == "win32" or Path(ssh[0]).name != "ssh":
         yield []
         return
-    with tempfile.TemporaryDirectory(prefix="lading-ssh-", ignore_cleanup_errors=True) as folder:
+    _sweep()
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
         socket = f"{folder}/s"
         if len(socket.encode()) > _LONGEST or not _begun([*ssh, f"-oControlPath={socket}"], host, seconds):
             yield []
@@ -43,6 +47,14 @@ def shared(ssh: Sequence[str], host: str, *, seconds: float) -> Iterator[list[st
             yield ["-o", f"ControlPath={socket}", "-o", "ControlMaster=no"]
         finally:
             _run([ssh[0], "-F", "none", f"-oControlPath={socket}", "-O", "exit", host], _PATIENCE_S)
+
+
+def _sweep() -> None:
+    """Remove the folders of those who were killed: their masters have ended, and taken the sockets with them."""
+    for old in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # somebody else's, or not empty
+            if old.stat().st_mtime < time.time() - _OLD_S:
+                old.rmdir()
 
 
 def _begun(ssh: list[str], host: str, seconds: float) -> bool:

@@ -1,7 +1,9 @@
 """rsync over one ssh connection: one log-in for a carry, nothing left behind, and a connection each where it cannot be shared."""
 
+import os
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -95,6 +97,22 @@ def test_why_the_log_in_failed_is_told_once_and_by_its_reason(tmp_path, server, 
 
     with pytest.raises(AccessDenied, match="refused our key"):
         errand.carry()
+
+
+def test_the_folder_of_one_who_was_killed_goes_and_one_in_use_stays(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed, fresh, used = (tmp_path / f"lading-ssh-{name}" for name in ("killed", "fresh", "used"))
+    for folder in (killed, fresh, used):
+        folder.mkdir()
+    (used / "s").touch()
+    for folder in (killed, used):
+        os.utime(folder, (0, 0))
+
+    with shared(_ssh(server), f"{server.user}@127.0.0.1", seconds=30):
+        assert not killed.exists()
+
+    assert fresh.exists()
+    assert used.exists()
 
 
 def test_a_program_that_is_not_openssh_shares_nothing():
