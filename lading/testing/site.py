@@ -116,9 +116,10 @@ def watch_until(
     """Wait until enough bytes are in the slot; what was visible under a final name before it was whole."""
     early: list[str] = []
     while process.poll() is None:
+        sealed = desk.is_sealed(errand)  # looked at first: between the two looks the last files may come, and the seal
         sizes = _sizes(desk.data(errand))
         early += [path for path, size in sizes.items() if path in whole and size != whole[path][0]]
-        if desk.is_sealed(errand) and len([path for path in sizes if path in whole]) < len(whole):
+        if sealed and len([path for path in sizes if path in whole]) < len(whole):
             early.append(SEAL_NAME)
         if sum(sizes.values()) >= enough:
             break
