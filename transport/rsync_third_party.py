@@ -116,7 +116,8 @@ class ThirdPartyRsync(RsyncTransport):
         """See the role. The dry run is noted first; a run that moves anything else is SourceChanged, and is not sealed."""
         one = copy(self)  # what is planned belongs to this delivery alone
         one._journal = journal  # noqa: SLF001 - our own copy
-        RsyncTransport.carry(one, cargo, slot, journal, progress)
+        # Not `carry`: what shares one log-in there is a plain rsync, and the bytes would pass through us.
+        RsyncTransport.bring(one, cargo, slot, journal, progress)
 
     def _send_files(self, root: Path, manifest: Manifest, slot: Slot, progress: Progress, *, by_content: bool) -> None:
         planned = _Moves()
