@@ -32,7 +32,11 @@ _NEXTCLOUD_NAMES = replace(
     NameLimits.POSIX, name_bytes=250, utf8_only=True, refused="\\" + "".join(map(chr, range(32))) + "\x7f"
 )
 _NAMES = {"posix": NameLimits.POSIX, "utf8": replace(NameLimits.POSIX, utf8_only=True), "windows": NameLimits.WINDOWS}
-_NAMES_OF = {"plain": NameLimits.POSIX, "nextcloud": _NEXTCLOUD_NAMES, "seafile": replace(NameLimits.WINDOWS, refused=";")}
+_NAMES_OF = {
+    "plain": NameLimits.POSIX,
+    "nextcloud": _NEXTCLOUD_NAMES,
+    "seafile": replace(NameLimits.WINDOWS, refused=";"),
+}
 
 
 @attrs.frozen(kw_only=True)
