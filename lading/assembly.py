@@ -138,7 +138,10 @@ class _AgentParts:
 
     def sources(self) -> Sequence[tuple[WatchConfig, Source]]:
         return [
-            (watch, part("lading.sources", self._source(watch), where="agent.watch.source")(watch, self.rules(watch.route)))
+            (
+                watch,
+                part("lading.sources", self._source(watch), where="agent.watch.source")(watch, self.rules(watch.route)),
+            )
             for watch in self._config.agent.watch
         ]
 
