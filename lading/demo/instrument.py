@@ -55,11 +55,12 @@ SCENES = (
 
 
 def acquire(scene: Scene, folder: Path) -> Path:
-    """Write the scene's session below `folder`, as a scanner would; returns the session folder.
+    """Write the scene's session beside `folder` and let it appear there at once; returns the session folder.
 
+    A scanner writes in place; here a busy machine could pause for longer than the demo's short quiet time.
     Raises RuntimeError when pydicom's package has not the images (a distribution that leaves its test data out).
     """
-    session = folder / scene.path
+    session, aside = folder / scene.path, folder.with_name("acquiring")
     for study in scene.studies:
         images = list(images_of(study))
         if not images:
@@ -67,15 +68,15 @@ def acquire(scene: Scene, folder: Path) -> Path:
         for image in images:
             series, name = image.parts[-2:]
             target = (
-                session / series / name
-                if len(scene.studies) == 1
-                else session / study.rsplit(".", 1)[-1] / series / name
+                aside / series / name if len(scene.studies) == 1 else aside / study.rsplit(".", 1)[-1] / series / name
             )
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(image, target)
     for path, content in scene.extras:
-        (session / path).parent.mkdir(parents=True, exist_ok=True)
-        (session / path).write_bytes(content)
+        (aside / path).parent.mkdir(parents=True, exist_ok=True)
+        (aside / path).write_bytes(content)
+    session.parent.mkdir(parents=True, exist_ok=True)
+    aside.rename(session)
     return session
 
 

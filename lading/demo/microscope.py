@@ -102,8 +102,14 @@ SCENES = (
 
 
 def acquire(scene: Scene, instrument: Path) -> Path:
-    """Write the scene's session below `instrument`; returns the session folder."""
-    session = instrument / scene.path
-    session.mkdir(parents=True)
-    scene.write(session)
+    """Write the scene's session below `instrument`; returns the session folder.
+
+    It is written beside it and appears at once: on a busy machine, making up an image can take longer than the quiet time
+    after which the agent believes that a session is complete.
+    """
+    session, aside = instrument / scene.path, instrument.with_name("acquiring")
+    aside.mkdir()
+    scene.write(aside)
+    session.parent.mkdir(parents=True, exist_ok=True)
+    aside.rename(session)
     return session
