@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 import structlog
 
-from lading.agent.loop import agent_lock
 from lading.agent.outbox import OUTBOX_NAME, Outbox
-from lading.agent.parts import AgentParts
 from lading.config import Config, InboxConfig, LiveConfig, RouteConfig, Settings, WatchConfig, relative_to
 from lading.delivery import DeliveryId
 from lading.deposit import Deposit, deposit_of
@@ -29,6 +27,7 @@ from lading.registry import names, part
 from lading.reporters.office import Notice
 
 if TYPE_CHECKING:
+    from lading.agent.parts import AgentParts
     from lading.engine.parts import Parts
 
 log = structlog.get_logger()
@@ -149,7 +148,7 @@ class _AgentParts:
         return "live-folder" if self.live(watch.route) else watch.source
 
 
-def agent_parts(config: Config) -> AgentParts:
+def agent_parts(config: Config) -> "AgentParts":
     """What the agent is made of."""
     return _AgentParts(config)
 
@@ -308,6 +307,8 @@ def database_version(config: Config) -> str:
 
 def program_heartbeats(config: Config) -> list[tuple[str, float | None, str]]:
     """For each program this machine should run: its name, the age of its last sign of life in seconds, how to start it."""
+    from lading.agent.loop import agent_lock  # noqa: PLC0415 - brings the whole agent along
+
     found: list[tuple[str, float | None, str]] = []
     if config.inboxes:
         found.append(("server", _age(config.home / SERVER_HEARTBEAT), "lading server run"))

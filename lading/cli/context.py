@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import click
 
-from lading.assembly import open_desk
 from lading.cli import output
 from lading.cli.person import Person
 from lading.config import Config, find_config, load
@@ -53,6 +52,8 @@ class App:
     @contextmanager
     def desk(self) -> Iterator[Desk]:
         """Both memories of this machine, the server's and the agent's, as one."""
+        from lading.assembly import open_desk  # noqa: PLC0415 - brings everything along; not every command needs it
+
         with open_desk(self.config) as desk:
             yield desk
 

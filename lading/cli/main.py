@@ -5,26 +5,44 @@ Commands live beside this file by what a person wants: set up, send, serve, look
 
 import logging
 import sys
+from collections.abc import Iterator, Mapping, MutableMapping
+from importlib import import_module
 from pathlib import Path
 
 import click
 
 from lading import __version__, log
-from lading.cli import (
-    acting,
-    dicom,
-    disks,
-    fetching,
-    globus,
-    installed,
-    live,
-    looking,
-    metrics,
-    sending,
-    serving,
-    setting_up,
-)
 from lading.cli.context import App, Group
+
+COMMANDS = {
+    "init": "setting_up:init",
+    "doctor": "setting_up:doctor",
+    "send": "sending:send",
+    "agent": "sending:agent",
+    "fetch": "fetching:fetch",
+    "disk": "disks:disk",
+    "globus": "globus:globus",
+    "dicom": "dicom:dicom",
+    "transports": "installed:transports",
+    "inbox": "serving:inbox",
+    "server": "serving:server",
+    "sandbox": "serving:sandbox",
+    "status": "looking:status",
+    "list": "looking:list_",
+    "show": "looking:show",
+    "receipt": "looking:receipt",
+    "live": "live:live",
+    "metrics": "metrics:metrics",
+    "verify": "acting:verify",
+    "retry": "acting:retry",
+    "fix": "acting:fix",
+    "release": "acting:release",
+    "pause": "acting:pause",
+    "resume": "acting:resume",
+    "cancel": "acting:cancel",
+    "clean": "acting:clean",
+}
+"""The commands in the order in which a newcomer meets them, and where each lies: MODULE:NAME below this package."""
 
 EPILOG = """
 Morning question: lading status. Something wrong: lading doctor. One delivery: lading show ID.
@@ -48,35 +66,34 @@ def lading(ctx: click.Context, config_file: Path | None) -> None:
     ctx.obj = App(config_file=config_file, program=ctx.info_name or "lading", person=ctx.obj)
 
 
-for command in (
-    setting_up.init,
-    setting_up.doctor,
-    sending.send,
-    sending.agent,
-    fetching.fetch,
-    disks.disk,
-    globus.globus,
-    dicom.dicom,
-    installed.transports,
-    serving.inbox,
-    serving.server,
-    serving.sandbox,
-    looking.status,
-    looking.list_,
-    looking.show,
-    looking.receipt,
-    live.live,
-    metrics.metrics,
-    acting.verify,
-    acting.retry,
-    acting.fix,
-    acting.release,
-    acting.pause,
-    acting.resume,
-    acting.cancel,
-    acting.clean,
-):
-    lading.add_command(command)
+class Lazily(MutableMapping[str, click.Command]):
+    """The commands by name, each imported when it is asked for: a scanner's hook shall not wait for what it does not use."""
+
+    def __init__(self, where: Mapping[str, str]) -> None:
+        self._where = where
+        self._there: dict[str, click.Command | None] = dict.fromkeys(where)
+
+    def __getitem__(self, name: str) -> click.Command:
+        found = self._there[name]
+        if found is None:
+            module, _, attribute = self._where[name].partition(":")
+            found = self._there[name] = getattr(import_module(f"lading.cli.{module}"), attribute)
+        return found
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._there[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._there[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._there)
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+
+lading.commands = Lazily(COMMANDS)
 
 
 if __name__ == "__main__":

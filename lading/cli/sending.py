@@ -20,7 +20,6 @@ from lading.cli.waiting import wait_for
 from lading.delivery import Labels, Stage
 from lading.errors import Rejected
 from lading.findings import refuses
-from lading.metrics.endpoint import served
 
 
 @click.command()
@@ -95,6 +94,8 @@ def run(app: App, once: bool) -> None:
         signal.signal(number, lambda *_: stop.set())
     outbox = Outbox(config.home)
     try:
+        from lading.metrics.endpoint import served  # noqa: PLC0415 - an HTTP server, for programs that run on
+
         with nullcontext() if once else served(config, "agent"):
             loop.run(config, agent_parts(config), outbox, stop=stop, once=once)
     finally:

@@ -12,7 +12,6 @@ from lading.cli.context import App, json_option, pass_app
 from lading.config import nearest
 from lading.errors import ConfigError, LadingError
 from lading.inbox import Inbox
-from lading.metrics.endpoint import served
 
 
 @click.group()
@@ -76,6 +75,8 @@ def run(app: App) -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    from lading.metrics.endpoint import served  # noqa: PLC0415 - an HTTP server, for programs that run on
+
     with served(app.config, "server"):
         serve(app.config, stop=stop)
 
