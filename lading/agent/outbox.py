@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +43,8 @@ class Outbox:
         self.home = home
         self.clock = clock
         self._local = threading.local()
-        self._opened: list[sqlite3.Connection] = []
+        self._opened: dict[threading.Thread, sqlite3.Connection] = {}
+        self._opening = threading.Lock()
         with self._recording("open"):
             for folder in (home, home / "outgoing", home / "cleaned", home / "locks"):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -53,8 +54,7 @@ class Outbox:
 
     def close(self) -> None:
         """Let go of the file."""
-        while self._opened:
-            self._opened.pop().close()
+        self._let_go(lambda _: True)
         self._local = threading.local()
 
     # -- taking up ------------------------------------------------------------------------------------------------
@@ -352,17 +352,8 @@ class Outbox:
         with self._transaction() as db:
             db.execute("UPDATE deliveries SET stage = ? WHERE id = ?", (stage, delivery))
             self._move(
-                db,
-                delivery,
-                stage,
-                note,
-                resume="",
-                attempt=0,
-                not_before=0.0,
-                error_code="",
-                error="",
-                next_command="",
-            )
+                db, delivery, stage, note, resume="", attempt=0, not_before=0.0, error_code="", error="", next_command="",
+            )  # fmt: skip
 
     def _move(
         self, db: sqlite3.Connection, delivery: DeliveryId, stage: Stage, note: str, **changes: _SqlValue
@@ -420,8 +411,17 @@ class Outbox:
             _patiently(db, "PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             self._local.db = db
-            self._opened.append(db)
+            # Live mode starts a thread for every attempt at a target that is away, all night long.
+            self._let_go(lambda thread: not thread.is_alive())
+            with self._opening:
+                self._opened[threading.current_thread()] = db
         return db
+
+    def _let_go(self, of: Callable[[threading.Thread], bool]) -> None:
+        """Close the connections of these threads."""
+        with self._opening:
+            for thread in [thread for thread in self._opened if of(thread)]:
+                self._opened.pop(thread).close()
 
     def _migrate(self) -> None:
         with self._transaction() as db:

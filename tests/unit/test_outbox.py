@@ -4,6 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -231,3 +232,23 @@ def test_many_processes_may_open_a_new_outbox_at_the_same_moment(tmp_path: Path)
         opener.stdin.flush()
 
     assert [(opener.communicate(timeout=120)[1], opener.returncode) for opener in openers] == [(b"", 0)] * 6
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux says which files are open")
+def test_threads_that_ended_leave_no_open_files_behind(outbox: Outbox, tmp_path: Path) -> None:
+    def open_files() -> int:
+        links = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+        return sum(link.startswith(str(tmp_path / "home" / OUTBOX_NAME)) for link in links)
+
+    def ask() -> None:
+        outbox.deliveries()
+        asked.append(open_files())
+
+    asked: list[int] = []
+    for _ in range(50):
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+
+    assert max(asked) <= asked[0] + 3, "an agent whose link is down all night starts a thread for every attempt"
+    assert outbox.deliveries() == []
