@@ -78,20 +78,13 @@ class Receiver:
 
     def publish_complete(self) -> list[Published]:
         """One look at what is complete. A disk that fails is logged, and looked at again."""
+        published: list[Published] = []
         try:
-            published = self._spool.publish_complete()
+            for one in self._spool.publish_complete():
+                _tell(one)
+                published.append(one)
         except (OSError, ValueError) as exc:
             log.warning("cannot publish", folder=str(self._config.folder), error=str(exc))
-            return []
-        for one in published:
-            if one.labels is None:
-                log.warning("unmatched", folder=str(one.folder), images=one.images, reason=one.reason)
-            elif one.missing:
-                log.warning(
-                    "published, but images are missing", labels=str(one.labels), images=one.images, missing=one.missing
-                )
-            else:
-                log.info("published", labels=str(one.labels), images=one.images)
         return published
 
     def _room(self) -> bool:
@@ -116,3 +109,12 @@ class Receiver:
 
     def _ended(self, peer: Peer, is_released: bool) -> None:  # noqa: FBT001 - a callback
         self._spool.ended(peer.number, released=is_released)
+
+
+def _tell(one: Published) -> None:
+    if one.labels is None:
+        log.warning("unmatched", folder=str(one.folder), images=one.images, reason=one.reason)
+    elif one.missing:
+        log.warning("published, but images are missing", labels=str(one.labels), images=one.images, missing=one.missing)
+    else:
+        log.info("published", labels=str(one.labels), images=one.images)

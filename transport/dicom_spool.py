@@ -18,7 +18,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,8 @@ _UID = re.compile(r"[0-9][0-9.]{0,63}")
 _NOTE_LIMIT = 1 << 16
 _ABANDONED_S = 3600.0
 _KEY_LENGTH = 32
+_MOST_TRIED = 100
+"""Images of a study whose headers are looked at for its labels: what was acknowledged may still be cut off further down."""
 _PUBLISHED_FOLDER = 0o750
 _PUBLISHED_FILE = 0o640
 _OWN_FOLDER = 0o750
@@ -133,18 +135,29 @@ class Spool:
                 elif study.broken_by is not None and study.broken_by < association:
                     study.broken_by = None
 
-    def publish_complete(self) -> list[Published]:
-        """Publish each study that is complete now. Raises OSError; may be called again after that."""
+    def publish_complete(self) -> Iterator[Published]:
+        """Publish each study that is complete now. One that cannot be keeps the others from nothing: it waits for the next call.
+
+        Raises the first such study's OSError at the end.
+        """
         self._sweep()
-        done = []
         with self._lock:
             candidates = list(self._studies.values())
+        failures: list[OSError] = []
         for study in candidates:
+            done = None
             with self._lock:  # nobody stores while we rename
                 if self._rest(study) <= 0:
-                    done.append(self._publish(study))
-                    del self._studies[study.key]
-        return done
+                    try:
+                        done = self._publish(study)
+                    except OSError as exc:
+                        failures.append(exc)
+                    else:
+                        del self._studies[study.key]
+            if done is not None:
+                yield done
+        if failures:
+            raise failures[0]
 
     def _sweep(self) -> None:
         """Drop what broken associations left half written. Long after: what is still being written changes all the time."""
@@ -188,8 +201,7 @@ class Spool:
             folder.rmdir()
             (self._receiving / f"{study.key}.json").unlink(missing_ok=True)
             return Published(folder, 0, None, "no image of it became whole")
-        header = read_header(images[0])
-        labels, reason = labels_of(self._config, header.fields, study.sender.calling, study.sender.called)
+        labels, reason = self._labels(images, study)
         if labels is not None and not self._belongs(labels, study):
             labels, reason = None, f"{labels} already belongs to another study"
         missing = max(0, study.announced - len(images))
@@ -202,6 +214,18 @@ class Spool:
         _merge(folder, target)
         (self._receiving / f"{study.key}.json").unlink(missing_ok=True)
         return Published(target, len(images), labels, missing=missing)
+
+    def _labels(self, images: Sequence[Path], study: _Study) -> tuple[Labels | None, str]:
+        """Where the study belongs, going by the first of `images` that can be read; None and the reason."""
+        unreadable = ""
+        for image in images[:_MOST_TRIED]:
+            try:
+                fields = read_header(image).fields
+            except ValueError as exc:
+                unreadable = unreadable or f"its images cannot be read: {exc}"
+            else:
+                return labels_of(self._config, fields, study.sender.calling, study.sender.called)
+        return None, unreadable
 
     def _belongs(self, labels: Labels, study: _Study) -> bool:
         """Whether the folder of `labels` is this study's. Notes it, when it is nobody's yet."""
