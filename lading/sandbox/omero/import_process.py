@@ -43,8 +43,12 @@ def begin_import(
     context: Context,
     fileset: omero.model.Fileset | None,
     settings: omero.grid.ImportSettings | None,
+    client: str,
 ) -> Ice.ObjectPrx:
-    """Store the Fileset and open its process. Raises ApiUsageException, ValidationException, SecurityViolation."""
+    """Store the Fileset and open its process. Raises ApiUsageException, ValidationException, SecurityViolation.
+
+    `client`: the UUID of the client that asks for it.
+    """
     if fileset is None or fileset.sizeOfUsedFiles() < 1:
         raise errors.api_usage("No paths provided")
     if settings is None or settings.checksumAlgorithm is None:
@@ -59,7 +63,7 @@ def begin_import(
     stored = _stored(site, context, fileset, settings, location)
     if site.faults.take("crash_after_fileset"):
         crash()
-    process = ImportProcess(site, session, context, settings, location=location, stored=stored)
+    process = ImportProcess(site, session, context, settings, client=client, location=location, stored=stored)
     process.proxy = omero.grid.ImportProcessPrx.uncheckedCast(site.add_stateful(process))
     return process.proxy
 
@@ -190,10 +194,12 @@ class ImportProcess(StatefulService, omero.grid.ImportProcess):
         context: Context,
         settings: omero.grid.ImportSettings,
         *,
+        client: str,
         location: Location,
         stored: Stored,
     ) -> None:
         super().__init__(site, session)
+        self._client = client
         self._context, self._settings, self._location, self._stored = context, settings, location, stored
         self._lock = threading.Lock()
         self._uploaders: dict[int, tuple[Uploader, Ice.ObjectPrx]] = {}
@@ -248,6 +254,9 @@ class ImportProcess(StatefulService, omero.grid.ImportProcess):
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _open(self, index: int, writable: bool) -> tuple[Uploader, Ice.ObjectPrx]:
+        # OMERO registers the store with the ServiceFactory of the client that began the import, whoever asks.
+        if self.site.factory_of(self.session, self._client) is None:
+            raise errors.internal("omero.InternalException", "No ServantHolder for proxy.")
         uploader = Uploader(
             self.site,
             self.session,

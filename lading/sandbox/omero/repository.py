@@ -17,7 +17,7 @@ from lading.sandbox.omero.paths import components
 from lading.sandbox.omero.permissions import Context
 from lading.sandbox.omero.raw_files import RawFileStore
 from lading.sandbox.omero.records import Record
-from lading.sandbox.omero.services.base import Service
+from lading.sandbox.omero.services.base import Service, client_of
 from lading.sandbox.omero.wire import servant
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class ManagedRepository(Service, omero.grid.ManagedRepository):
     def importFileset(
         self, fileset: omero.model.Fileset, settings: omero.grid.ImportSettings, current: Ice.Current
     ) -> Ice.ObjectPrx:
-        return begin_import(self.site, self.session, self.context(current), fileset, settings)
+        return begin_import(self.site, self.session, self.context(current), fileset, settings, client_of(current))
 
     def importPaths(self, paths: list[str], current: Ice.Current) -> Ice.ObjectPrx:
         """For clients without Bio-Formats: no target, no name, our own algorithm."""
@@ -83,7 +83,7 @@ class ManagedRepository(Service, omero.grid.ManagedRepository):
         fileset.linkJob(omero.model.UploadJobI())
         settings = omero.grid.ImportSettings()
         settings.checksumAlgorithm = self._algorithm(next(iter(ALGORITHMS)))
-        return begin_import(self.site, self.session, self.context(current), fileset, settings)
+        return begin_import(self.site, self.session, self.context(current), fileset, settings, client_of(current))
 
     def listImports(self, current: Ice.Current) -> list[Ice.ObjectPrx]:
         """Those that are open and that the user may change."""

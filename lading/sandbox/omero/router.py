@@ -8,7 +8,7 @@ import omero
 
 from lading.sandbox.omero.services.factory import ServiceFactory
 from lading.sandbox.omero.sessions import Session
-from lading.sandbox.omero.site import Site
+from lading.sandbox.omero.site import Site, factory_category
 from lading.sandbox.omero.wire import LOG, Servant, servant
 
 CATEGORY = "OMERO.Glacier2"
@@ -44,9 +44,14 @@ def _log_in(
 
 
 def attach(site: Site, session: Session, client: str) -> Ice.ObjectPrx:
-    """The session's ServiceFactory for this client. Its identity's name is the session's UUID: clients rely on that."""
+    """The session's ServiceFactory for this client. Its identity's name is the session's UUID: clients rely on that.
+
+    Raises WrappedCreateSessionException, as OMERO does, while the same client is connected to the session already.
+    """
+    if site.factory_of(session, client) is not None:
+        raise _cannot_create(f"client {client} is connected to its session already")
     session.clients.add(client)
-    proxy = site.shared(session, session.uuid, f"session-{client}", lambda: ServiceFactory(site, session, client))
+    proxy = site.shared(session, session.uuid, factory_category(client), lambda: ServiceFactory(site, session, client))
     return Glacier2.SessionPrx.uncheckedCast(proxy)
 
 
@@ -69,6 +74,7 @@ class _ClosedConnection(Ice.ConnectionCallback):
         if bound is not None:
             session, client = bound
             session.clients.discard(client)
+            self._site.remove_factory(session, client)
             self._site.disconnected(session)
 
 
@@ -115,7 +121,7 @@ class Router(Servant, Glacier2.Router):
         if bound is None:
             raise Glacier2.SessionNotExistException
         session, client = bound
-        factory = self._site.wire.adapter.find(Ice.Identity(session.uuid, f"session-{client}"))
+        factory = self._site.factory_of(session, client)
         if isinstance(factory, ServiceFactory):
             factory.leave()
         self._site.disconnected(session)

@@ -38,6 +38,11 @@ _LOG_LINES = 5_000
 _NO_CONNECTION = nullcontext()
 
 
+def factory_category(client: str) -> str:
+    """Of the identity of a client's ServiceFactory; its name is the session's UUID."""
+    return f"session-{client}"
+
+
 class Hook(Protocol):
     """Sees every call, and may spoil it: the faults are hooks."""
 
@@ -171,6 +176,19 @@ class Site:
                 self.wire.add(make(), name, category)
                 self._shared.setdefault(session.uuid, []).append(identity)
         return self.wire.proxy(name, category)
+
+    def factory_of(self, session: Session, client: str) -> Ice.Object | None:
+        """The ServiceFactory of a client that is connected to the session."""
+        return self.wire.adapter.find(Ice.Identity(session.uuid, factory_category(client)))
+
+    def remove_factory(self, session: Session, client: str) -> None:
+        """That client is gone. May be called twice."""
+        identity = Ice.Identity(session.uuid, factory_category(client))
+        self.wire.remove(identity)
+        with self._lock:
+            held = self._shared.get(session.uuid, [])
+            if identity in held:
+                held.remove(identity)
 
     def disconnected(self, session: Session) -> None:
         """A connection of this session is gone."""

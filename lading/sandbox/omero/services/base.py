@@ -48,6 +48,11 @@ class StatefulService(Service):
         return self.event_context(current)
 
 
+def client_of(current: Ice.Current) -> str:
+    """The UUID that the calling client has given itself."""
+    return str(current.ctx.get("omero.client.uuid", ""))
+
+
 def event_context(site: "Site", context: Context) -> omero.sys.EventContext:
     """Who, in which group, with which privileges."""
     from lading.sandbox.omero.permissions import PRIVILEGES, group_permissions  # noqa: PLC0415

@@ -126,6 +126,7 @@ class _ServiceFactory(Service):
     def leave(self) -> None:
         """This client is gone. The session ends with its last client, unless that one said otherwise."""
         self.session.clients.discard(self._client)
+        self.site.remove_factory(self.session, self._client)
         if self.closes_session and not self.session.clients:
             self.site.sessions.end(self.session)
 
