@@ -122,16 +122,15 @@ class Attaching:
     def _send(self, file: int, name: str, entry: Entry, progress: Progress) -> None:
         store = self.connection.factory.createRawFileStore()
         store.setFileId(file)
-        uploads.send_file(
-            store,
+        outgoing = uploads.Outgoing(
             self.source.path(name),
             entry,
             algorithm=self._algorithm(entry),
             block=self.route.block_kb << 10,
             timeout=self.settings.read_timeout,
-            told=lambda count: progress.advance(bytes=count),
             save=True,
         )
+        uploads.send_file(store, outgoing, lambda count: progress.advance(bytes=count))
 
     def _algorithm(self, entry: Entry) -> str:
         return next((name for name in ALGORITHMS if uploads.checksum_known(entry, name)), "SHA1-160")

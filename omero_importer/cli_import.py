@@ -19,7 +19,7 @@ from omero_importer.filesets import FilesetPlan, FilesetRecord, Place
 from omero_importer.hashes import NO_PROOF
 from omero_importer.holdings import ClientName, StoredFile
 from omero_importer.ice import ParametersI, rlist, rlong, rstring, unwrap
-from omero_importer.ice_import import running_import
+from omero_importer.import_end import running_import
 from omero_importer.in_place_rules import why_not
 from omero_importer.session import Connection
 from omero_importer.settings import RepositorySettings, RouteSettings
@@ -42,11 +42,6 @@ class CliEngine:
     route: RouteSettings
     valve: Valve
 
-    def import_fileset(self, plan: FilesetPlan, place: Place, journal: Journal, progress: Progress) -> FilesetRecord:
-        """See `Engine`."""
-        ((_, record),) = self.import_filesets([plan], place, journal, progress)
-        return record
-
     def import_filesets(
         self,
         plans: Iterable[FilesetPlan],
@@ -54,7 +49,7 @@ class CliEngine:
         journal: Journal,  # noqa: ARG002 - client paths and the mark say more than a note could
         progress: Progress,
     ) -> Iterator[Found]:
-        """Import them all. What OMERO cannot read does not stop the others, and is raised at the end (Refused)."""
+        """See `Engine`."""
         pending = {plan.key: plan for plan in plans}
         command = OmeroImport(self.settings, self.connection, place.mark)
         reason = why_not(self.route.in_place, self.source.root)

@@ -10,14 +10,16 @@ from omero_importer import annotations, attachments, graphs, holdings, uploads
 from omero_importer.annotations import Mark
 from omero_importer.cli_import import CliEngine
 from omero_importer.decided import lies_here
-from omero_importer.filesets import FilesetPlan, FilesetRecord, FilesetsDecision, Place
+from omero_importer.filesets import Engine, FilesetPlan, FilesetRecord, FilesetsDecision, Place
 from omero_importer.holdings import ClientName, HeldFileset, Matching
 from omero_importer.ice import ParametersI, model, unloaded, unwrap
-from omero_importer.ice_import import IceEngine, running_import
+from omero_importer.ice_import import IceEngine
+from omero_importer.import_end import running_import
 from omero_importer.session import Connection
 from omero_importer.settings import RepositorySettings, RouteSettings, filled
 from omero_importer.sources import Source
 from omero_importer.target import Address, Container, Targets
+from omero_importer.underway import Interrupted
 from omero_importer.valve import Valve
 from omero_importer.vitals import measure
 
@@ -52,6 +54,7 @@ class Errand:
     journal: Journal
     progress: Progress = field(default_factory=NoProgress)
     sent: Sent = field(default_factory=Sent)
+    interrupted: Interrupted = field(default_factory=Interrupted)
 
     @property
     def prefix(self) -> str:
@@ -116,20 +119,25 @@ class Errand:
         """Import what is missing. Returns the images of every fileset, by its key."""
         matching = Matching(self.decision.filesets, ClientName(place.prefix))
         images: dict[str, tuple[int, ...]] = {}
+        here = self.decision.filesets if lies_here(self.parcel) else ()
+        underway = self.interrupted.of(connection, place, here)
         for found in list(holdings.held(connection, [mark.id for mark in ours], place)):
             plan = matching.plan(found)
+            if found.id in underway:
+                continue  # its files go on where they stopped
             if not found.images and not self._completed_meanwhile(connection, found):
-                graphs.delete(
-                    connection, "Fileset", [found.id], doing="removing what is left of an import without images"
-                )
+                self._remove(connection, found.id)
             elif plan is not None and plan.key not in images:
                 self._mend(connection, place, found, plan)
                 images[plan.key] = tuple(sorted(found.images))
+        for number, upload in underway.items():
+            if upload.plan.key in images:  # another attempt had got to its end
+                self.interrupted.forget(upload)
+                self._remove(connection, number)
         missing = [plan for plan in self.decision.filesets if plan.key not in images]
         if missing and not lies_here(self.parcel):
             self._demand_copy(plan.entry for plan in missing)
-        engine = self._engine()(connection, self.source, self.settings, self.route, self.valve)
-        for plan, record in engine.import_filesets(missing, place, self.journal, self.progress):
+        for plan, record in self._engine(connection).import_filesets(missing, place, self.journal, self.progress):
             images[plan.key] = record.image_ids
             self._count(plan, record)
         return images
@@ -146,14 +154,19 @@ class Errand:
                 next_command="send the session again from its source: lading send SOURCE sends only what is missing",
             )
 
-    def _engine(self) -> type[IceEngine] | type[CliEngine]:
-        return CliEngine if self.route.engine == "cli" else IceEngine
+    def _engine(self, connection: Connection) -> Engine:
+        if self.route.engine == "cli":
+            return CliEngine(connection, self.source, self.settings, self.route, self.valve)
+        return IceEngine(connection, self.source, self.settings, self.route, self.valve, self.interrupted)
 
     def _count(self, plan: FilesetPlan, record: FilesetRecord) -> None:
         self.sent.filesets += 1
         self.progress.advance(files=len(plan.files))
         if not record.image_ids:
             raise TargetUnavailable(f"importing {plan.entry}: OMERO says that it is done, and names no image")
+
+    def _remove(self, connection: Connection, fileset: int) -> None:
+        graphs.delete(connection, "Fileset", [fileset], doing="removing what is left of an import without images")
 
     def _completed_meanwhile(self, connection: Connection, found: HeldFileset) -> bool:
         """An import of an earlier life may still be under way on the server: then it is ours."""
@@ -178,16 +191,15 @@ class Errand:
             entry = self.source.entries[paths[stored.client_path]]
             store = connection.factory.createRawFileStore()
             store.setFileId(stored.id)
-            uploads.send_file(
-                store,
+            again = uploads.Outgoing(
                 self.source.path(entry.path),
                 entry,
                 algorithm=stored.hasher or "SHA1-160",
                 block=self.route.block_kb << 10,
                 timeout=self.settings.read_timeout,
-                told=lambda count: self.progress.advance(bytes=count),
                 save=True,
             )
+            uploads.send_file(store, again, lambda count: self.progress.advance(bytes=count))
             self.sent.files += 1
 
     def _describe(self, connection: Connection, place: Place, images: Mapping[str, tuple[int, ...]]) -> None:

@@ -26,7 +26,8 @@ _DOCTOR = "lading doctor"
 class Then(Enum):
     """What to do after a failed request."""
 
-    LOG_IN_AGAIN = auto()  # it was certainly not carried out: the session is gone, or nobody listened
+    LOG_IN_AGAIN = auto()  # it was certainly not carried out: the session is over
+    JOIN_AGAIN = auto()  # it was certainly not carried out: the connection is gone, the session perhaps not
     LOOK_AGAIN = auto()  # it may have been carried out: connect anew, and look
     WAIT = auto()  # the server is busy with other things, and says so
     GIVE_UP = auto()
@@ -53,7 +54,7 @@ EXCEPTIONS: tuple[tuple[type[BaseException], Meaning], ...] = (
     (omero.AuthenticationException, Meaning(AccessDenied, "OMERO did not log us in")),
     (omero.WrappedCreateSessionException, _away("the server could not make a session", Then.WAIT)),
     (Glacier2.CannotCreateSessionException, _away("the server could not make a session", Then.GIVE_UP)),
-    (Glacier2.SessionNotExistException, _away("the session is gone", Then.LOG_IN_AGAIN)),
+    (Glacier2.SessionNotExistException, _away("the session is gone", Then.JOIN_AGAIN)),
     # The session.
     (omero.RemovedSessionException, _away("the session was closed", Then.LOG_IN_AGAIN)),
     (omero.SessionTimeoutException, _away("the session has expired", Then.LOG_IN_AGAIN)),
@@ -80,25 +81,25 @@ EXCEPTIONS: tuple[tuple[type[BaseException], Meaning], ...] = (
     (omero.ServerError, _away("the server failed", Then.GIVE_UP)),
     (omero.ClientError, _away("the connection could not be made", Then.GIVE_UP)),
     # The network. Ice itself never tries again.
-    (Ice.ConnectionRefusedException, _away("nobody listens there", Then.LOG_IN_AGAIN)),
-    (Ice.ConnectTimeoutException, _away("no connection within the time allowed", Then.LOG_IN_AGAIN)),
-    (Ice.ConnectFailedException, _away("no connection could be made", Then.LOG_IN_AGAIN)),
+    (Ice.ConnectionRefusedException, _away("nobody listens there", Then.JOIN_AGAIN)),
+    (Ice.ConnectTimeoutException, _away("no connection within the time allowed", Then.JOIN_AGAIN)),
+    (Ice.ConnectFailedException, _away("no connection could be made", Then.JOIN_AGAIN)),
     (Ice.DNSException, _away("its name is not known", Then.GIVE_UP)),
     (Ice.ConnectionLostException, _away("the connection broke")),
-    (Ice.CloseConnectionException, _away("the server closed the connection", Then.LOG_IN_AGAIN)),
+    (Ice.CloseConnectionException, _away("the server closed the connection", Then.JOIN_AGAIN)),
     (Ice.ForcedCloseConnectionException, _away("the connection was cut")),
-    (Ice.ConnectionNotValidatedException, _away("the connection broke at its beginning", Then.LOG_IN_AGAIN)),
+    (Ice.ConnectionNotValidatedException, _away("the connection broke at its beginning", Then.JOIN_AGAIN)),
     (Ice.InvocationTimeoutException, _away("no answer within the time allowed")),
     (Ice.InvocationCanceledException, _away("the request was taken back")),
     (Ice.TimeoutException, _away("no answer within the time allowed")),
     (Ice.SocketException, _away("the connection failed")),
-    (Ice.ObjectNotExistException, _away("the session is gone", Then.LOG_IN_AGAIN)),
+    (Ice.ObjectNotExistException, _away("the session is gone", Then.JOIN_AGAIN)),
     (Ice.SecurityException, Meaning(AccessDenied, "the server's certificate was not accepted; set ssl.ca to the site's own")),
     (Ice.MemoryLimitException, Meaning(Refused, "the message is larger than a server takes")),
     (Ice.EndpointParseException, Meaning(ConfigError, "host or port cannot be used")),
     (Ice.PluginInitializationException, Meaning(ConfigError, "encryption cannot be set up; is ssl.ca a readable PEM file?")),
-    (Ice.CommunicatorDestroyedException, _away("the connection was closed meanwhile", Then.LOG_IN_AGAIN)),
-    (Ice.ObjectAdapterDeactivatedException, _away("the connection was closed meanwhile", Then.LOG_IN_AGAIN)),
+    (Ice.CommunicatorDestroyedException, _away("the connection was closed meanwhile", Then.JOIN_AGAIN)),
+    (Ice.ObjectAdapterDeactivatedException, _away("the connection was closed meanwhile", Then.JOIN_AGAIN)),
     (Ice.OperationNotExistException, Meaning(UnexpectedFault, "the server does not know this request")),
     (Ice.UnknownException, _away("the server failed within")),
     (Ice.ProtocolException, _away("the answer is not OMERO's", Then.GIVE_UP)),

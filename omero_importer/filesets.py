@@ -4,7 +4,7 @@ A *fileset* is what OMERO imports in one go: the files that one image reader nee
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -84,13 +84,16 @@ class FilesetRecord:
 
 
 class Engine(Protocol):
-    """A way of getting a fileset into OMERO. The caller has looked: the fileset is not there."""
+    """A way of getting filesets into OMERO. The caller has looked: they are not there."""
 
-    def import_fileset(self, plan: FilesetPlan, place: Place, journal: Journal, progress: Progress) -> FilesetRecord:
-        """Import one fileset, linked to the place and its mark, and tell `progress` of the bytes as they are sent.
+    def import_filesets(
+        self, plans: Iterable[FilesetPlan], place: Place, journal: Journal, progress: Progress
+    ) -> Iterator[tuple[FilesetPlan, FilesetRecord]]:
+        """Import them all, linked to the place and its mark, and tell `progress` of the bytes as they are sent.
 
-        Raises TargetUnavailable (look, then try again), Refused (OMERO cannot read it), Corrupted (the parcel's files are not
-        what its manifest says). Nothing without images is left behind, as far as the server lets us.
+        What OMERO cannot read does not stop the others, and is raised at the end (Refused). Raises TargetUnavailable (look, then
+        try again), Corrupted (the parcel's files are not what its manifest says). Nothing without images is left behind, as far
+        as the server lets us; what is left of an upload that was cut off is found by the mark.
         """
 
 

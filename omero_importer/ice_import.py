@@ -7,47 +7,37 @@ that a delivery never takes more than one of the server's few background slots.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NoReturn, Self
-from uuid import uuid4
+from typing import NoReturn
 
 from lading import __version__
-from lading.errors import LadingError, Refused, TargetUnavailable
-from lading.ports import Journal, Progress
+from lading.errors import Refused, TargetUnavailable
+from lading.ports import Journal, NoProgress, Progress
 from omero_importer import errors, graphs, router, uploads
 from omero_importer.filesets import FilesetPlan, FilesetRecord, Place
 from omero_importer.hashes import ALGORITHMS, NO_PROOF
 from omero_importer.holdings import ClientName
 from omero_importer.ice import Ice, cmd, grid, model, omero, rbool, rstring, unloaded
+from omero_importer.import_end import end_of_import
 from omero_importer.in_place import InPlace
 from omero_importer.session import Connection
 from omero_importer.settings import RepositorySettings, RouteSettings
 from omero_importer.sources import Source
+from omero_importer.underway import Interrupted, UploadUnderway
 from omero_importer.valve import Valve
 from omero_importer.vitals import measure
 
 _SENDINGS = 3
 """So often a file is sent, before we believe that the server cannot store it."""
 _MEASURE_S = 30.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GROWTH = 0.05, 2.0, 1.5
-"""Only for when the server's call that an import has ended gets lost."""
 _UNKNOWN_READER = "Unknown"
 _CLOSING = 8
 """Servants that are being closed at once."""
 _OPENED = 32
 """Files of one Fileset that are opened at once, to be sent soon."""
-
-
-@dataclass(frozen=True)
-class _Uploaded:
-    """A Fileset whose files are all on the server."""
-
-    plan: FilesetPlan
-    process: "grid.ImportProcessPrx"
-    checksums: list[str]
 
 
 class _Closing:
@@ -83,15 +73,11 @@ class IceEngine:
     settings: RepositorySettings
     route: RouteSettings
     valve: Valve
+    interrupted: Interrupted = field(default_factory=Interrupted)
     _algorithm: list[str] = field(default_factory=list, repr=False)
     _measured: list[float] = field(default_factory=lambda: [time.monotonic()], repr=False)
     _stopping: threading.Event = field(default_factory=threading.Event, repr=False)
     _closing: _Closing = field(default_factory=_Closing, repr=False)
-
-    def import_fileset(self, plan: FilesetPlan, place: Place, journal: Journal, progress: Progress) -> FilesetRecord:
-        """See `Engine`."""
-        ((_, record),) = self.import_filesets([plan], place, journal, progress)
-        return record
 
     def import_filesets(
         self,
@@ -100,7 +86,7 @@ class IceEngine:
         journal: Journal,  # noqa: ARG002 - the mark, saved together with each Fileset, says more than a note could
         progress: Progress,
     ) -> Iterator[tuple[FilesetPlan, FilesetRecord]]:
-        """Import them all, in order. What OMERO cannot read does not stop the others, and is raised at the end (Refused)."""
+        """See `Engine`. In order; what was cut off earlier in the same session goes on where it stopped."""
         if self._in_place is not None:
             self._in_place.demand()
         plans = list(plans)
@@ -109,7 +95,7 @@ class IceEngine:
         # Asked before the threads would all ask.
         _ = self.algorithm
         refused: list[Refused] = []
-        under_way: deque[Future[_Uploaded]] = deque()
+        under_way: deque[Future[UploadUnderway]] = deque()
         window = self.route.uploads
         room = threading.Semaphore(window)
         with ThreadPoolExecutor(window, "omero-fileset") as filesets:
@@ -124,18 +110,28 @@ class IceEngine:
             finally:
                 # Whatever went wrong: what is still being sent is sent in vain.
                 self._stopping.set()
-                _abandon(under_way)
+                self._abandon(under_way)
                 self._closing.finish()
         if refused:
             more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
             raise Refused(f"{refused[0].message}{more}", safe=refused[0].safe, next_command=refused[0].next_command)
 
-    def _read(self, sent: "Future[_Uploaded]", refused: list[Refused]) -> Iterator[tuple[FilesetPlan, FilesetRecord]]:
+    def _read(
+        self, sent: "Future[UploadUnderway]", refused: list[Refused]
+    ) -> Iterator[tuple[FilesetPlan, FilesetRecord]]:
         uploaded = sent.result()
         try:
             yield uploaded.plan, self._import(uploaded)
         except Refused as problem:
             refused.append(problem)
+
+    def _abandon(self, under_way: "Sequence[Future[UploadUnderway]]") -> None:
+        """What was sent and not imported goes on later; else the next look finds it by its mark."""
+        for one in under_way:
+            one.cancel()
+        for one in under_way:
+            if not one.cancelled() and one.exception() is None:
+                self._interrupt(one.result())
 
     @property
     def _in_place(self) -> InPlace | None:
@@ -163,63 +159,84 @@ class IceEngine:
             next_command="set import.checksum of the route",
         )
 
-    def _upload(self, plan: FilesetPlan, place: Place, room: threading.Semaphore, progress: Progress) -> _Uploaded:
-        process = self.connection.repository().importFileset(self._fileset(plan, place), self._settings(place))
+    def _upload(self, plan: FilesetPlan, place: Place, room: threading.Semaphore, progress: Progress) -> UploadUnderway:
+        """Bring all files of a Fileset to the server, or those that are not there yet."""
+        upload = self.interrupted.take(place, plan) or self._announced(plan, place)
         try:
-            return _Uploaded(plan, process, self._sent(process, list(enumerate(plan.files)), room, progress))
+            self._send_missing(upload, room, progress)
         except BaseException as exc:
             if isinstance(exc, omero.ResourceError):
                 self.valve.saw_no_room(exc.message)
-            _close(process)
+            if isinstance(exc, Ice.Exception | omero.ServerError | omero.ClientError | TargetUnavailable):
+                self._interrupt(upload)
+            else:
+                _close(upload.process)
             raise
+        return upload
 
-    def _sent(
-        self,
-        process: "grid.ImportProcessPrx",
-        files: Sequence[tuple[int, str]],
-        room: threading.Semaphore,
-        progress: Progress,
-    ) -> list[str]:
-        """Bring these files of the Fileset, given with their numbers; their checksums."""
+    def _announced(self, plan: FilesetPlan, place: Place) -> UploadUnderway:
+        process = self.connection.repository().importFileset(self._fileset(plan, place), self._settings(place))
+        return UploadUnderway.of(self.connection, process, plan, place, self.algorithm)
+
+    def _interrupt(self, upload: UploadUnderway) -> None:
+        """It goes on later, if there is something to go on with."""
+        if upload.can_go_on and self._in_place is None:
+            self.interrupted.keep(upload)
+        else:
+            _close(upload.process)
+
+    def _send_missing(self, upload: UploadUnderway, room: threading.Semaphore, progress: Progress) -> None:
+        """Bring the files of the Fileset that are not wholly there."""
         if (in_place := self._in_place) is not None:
-            return self._brought(in_place, process, files)
-        checksums: list[str] = []
-        for begin in range(0, len(files), _OPENED):
-            some = files[begin : begin + _OPENED]
-            asked = [process.begin_getUploader(index) for index, _ in some]
-            stores = router.introduced(self.connection, [process.end_getUploader(one) for one in asked])
+            self._bring(in_place, upload)
+        missing = upload.missing
+        for begin in range(0, len(missing), _OPENED):
+            some = missing[begin : begin + _OPENED]
+            asked = [upload.process.begin_getUploader(index) for index in some]
+            stores = router.introduced(self.connection, [upload.process.end_getUploader(one) for one in asked])
             try:
-                checksums += uploads.send_files(
-                    [self._sending(store, name, progress) for store, (_, name) in zip(stores, some, strict=True)], room
+                uploads.send_files(
+                    [self._sending(upload, index, store, progress) for store, index in zip(stores, some, strict=True)],
+                    room,
                 )
             except BaseException:
                 _close_all(stores)  # those too that were not begun
                 raise
-        return checksums
 
-    def _sending(self, store: "omero.api.RawFileStorePrx", name: str, progress: Progress) -> uploads.Sending:
-        return uploads.sending(
-            store,
+    def _sending(
+        self, upload: UploadUnderway, index: int, store: "omero.api.RawFileStorePrx", progress: Progress
+    ) -> uploads.Sending:
+        """Send one of its files, from where it stopped, and note how far it comes."""
+        name, written = upload.plan.files[index], upload.written.get(index, 0)
+        upload.written[index] = start = _still_there(store, written) if written else 0
+        file = uploads.Outgoing(
             self.source.path(name),
             self.source.entries[name],
-            algorithm=self.algorithm,
+            algorithm=upload.algorithm,
             block=self.route.block_kb << 10,
             timeout=self.settings.read_timeout,
-            told=lambda count: self._told(count, progress),
+            start=start,
         )
 
-    def _brought(
-        self, in_place: InPlace, process: "grid.ImportProcessPrx", files: Sequence[tuple[int, str]]
-    ) -> list[str]:
+        def told(count: int) -> None:
+            upload.written[index] += count
+            self._told(count, progress)
+
+        checksum = yield from uploads.sending(store, file, told)
+        upload.whole(index, checksum)
+        return checksum
+
+    def _bring(self, in_place: InPlace, upload: UploadUnderway) -> None:
         with ThreadPoolExecutor(self.route.uploads, "omero-file") as several:
-            bringing = [
-                several.submit(in_place.bring, process, index, self.source.entries[name], self.algorithm)
-                for index, name in files
-            ]
+            bringing = {}
+            for index in upload.missing:
+                entry = self.source.entries[upload.plan.files[index]]
+                bringing[index] = several.submit(in_place.bring, upload.process, index, entry, upload.algorithm)
             try:
-                return [one.result() for one in bringing]
+                for index, one in bringing.items():
+                    upload.whole(index, one.result())
             finally:
-                for one in bringing:
+                for one in bringing.values():
                     one.cancel()
 
     def _told(self, count: int, progress: Progress) -> None:
@@ -232,71 +249,61 @@ class IceEngine:
             self._measured[:] = [time.monotonic()]
             measure(self.connection, self.valve)
 
-    def _import(self, uploaded: _Uploaded) -> FilesetRecord:
-        doing = f"importing {uploaded.plan.entry}"
+    def _import(self, upload: UploadUnderway) -> FilesetRecord:
+        doing = f"importing {upload.plan.entry}"
         try:
             self._measure()
             with self.valve.import_under_way(patience=self.settings.valve.longest_pause):
-                handle = self._verified(uploaded, doing)
+                handle = self._verified(upload, doing)
                 try:
-                    answer = self._outcome(handle, doing)
+                    answer = end_of_import(self.connection, handle, self.settings.import_timeout, doing)
                     fileset = _fileset_of(answer) or int(handle.getRequest().activity.parent.id.val)
                 finally:
                     self._closing.begin(handle)
         finally:
-            self._closing.begin(uploaded.process)
+            if upload.asked:
+                self._closing.begin(upload.process)
+            else:
+                self._interrupt(upload)
         if isinstance(answer, cmd.ERR):
             self._failed(answer, fileset, doing)
         images = sorted({int(pixels.image.id.val) for pixels in answer.pixels})
         plates = [int(one.id.val) for one in answer.objects if isinstance(one, model.Plate)]
         if not images:
-            graphs.delete(
-                self.connection, "Fileset", [fileset], doing=f"removing what is left of {uploaded.plan.entry}"
-            )
+            graphs.delete(self.connection, "Fileset", [fileset], doing=f"removing what is left of {upload.plan.entry}")
             raise Refused(
                 f"{doing} at {self.connection.server}: OMERO read it and found no image", next_command="lading retry"
             )
         return FilesetRecord(fileset, tuple(images), tuple(plates))
 
-    def _verified(self, uploaded: _Uploaded, doing: str) -> "cmd.HandlePrx":
+    def _verified(self, upload: UploadUnderway, doing: str) -> "cmd.HandlePrx":
         """Let the server compare the checksums, and send again only the files that it has otherwise. Then the import begins."""
-        process, plan = uploaded.process, uploaded.plan
+        process = upload.process
         # It may wait an hour for one of the server's background slots, on a thread of the server's.
         patient = type(process).uncheckedCast(process.ice_invocationTimeout(int(self.settings.import_timeout * 1000)))
         for sending in range(1, _SENDINGS + 1):
+            upload.asked = True
             try:
                 with self.valve.watching():
-                    return patient.verifyUpload(uploaded.checksums)
+                    return patient.verifyUpload(upload.checksums)
+            except omero.ConcurrencyException:
+                upload.asked = False  # it says that it did not come to it
+                raise
             except omero.ChecksumValidationException as exc:
                 failing = sorted(exc.failingChecksums)
-                names = [plan.files[index] for index in failing]
                 if sending == _SENDINGS:
+                    names = [upload.plan.files[index] for index in failing]
                     raise TargetUnavailable(
                         f"{doing} at {self.connection.server}: of {', '.join(names[:3])} the server stored other bytes than "
                         f"were sent, {_SENDINGS} times",
                         safe="The files are in the inbox.",
                         next_command="lading doctor",
                     ) from exc
-                again = [(index, plan.files[index]) for index in failing]
-                sums = self._sent(process, again, threading.Semaphore(self.route.uploads), _Silent())
-                for index, checksum in zip(failing, sums, strict=True):
-                    uploaded.checksums[index] = checksum
+                for index in failing:
+                    upload.wrong(index)
+                upload.asked = False  # it was refused: nothing is being imported
+                self._send_missing(upload, threading.Semaphore(self.route.uploads), NoProgress())
         raise AssertionError("unreachable")
-
-    def _outcome(self, handle: "cmd.HandlePrx", doing: str) -> "cmd.Response":
-        """Wait for the end of the import: woken by the server's call, if it comes, and asking in any case."""
-        patience = self.settings.import_timeout
-        until, pause = time.monotonic() + patience, _FIRST_PAUSE_S
-        with _Callback(self.connection, handle) as finished:
-            while (answer := finished.heard(pause) or handle.getResponse()) is None:
-                if time.monotonic() > until:
-                    raise TargetUnavailable(
-                        f"{doing} at {self.connection.server}: no end in sight after {patience:.0f} s",
-                        safe="The files are in the inbox.",
-                        next_command="lading retry",
-                    )
-                pause = min(pause * _GROWTH, _LONGEST_PAUSE_S)
-        return answer
 
     def _failed(self, answer: "cmd.ERR", fileset: int, doing: str) -> NoReturn:
         # The server keeps the Fileset of a failed import, with its files and without an image, for ever.
@@ -336,69 +343,6 @@ class IceEngine:
         )
 
 
-class _Callback:
-    """The server's call when an import has ended, with what came of it. It may be lost, or come twice."""
-
-    def __init__(self, connection: Connection, handle: "cmd.HandlePrx") -> None:
-        self._connection, self._handle = connection, handle
-        self._event = threading.Event()
-        self._response: cmd.Response | None = None
-        self._identity = Ice.Identity(uuid4().hex, connection.callback_category)
-
-    def __enter__(self) -> Self:
-        adapter = self._connection.client.getAdapter()
-        proxy = adapter.add(_Finished(self._tell), self._identity)
-        # Not waited for: were it lost, asking is what is left, as when the call itself is lost.
-        self._handle.begin_addCallback(cmd.CmdCallbackPrx.uncheckedCast(proxy))
-        return self
-
-    def heard(self, patience: float) -> "cmd.Response | None":
-        """The response, once the call has come; None when it has not for so many seconds."""
-        self._event.wait(patience)
-        self._event.clear()
-        return self._response
-
-    def _tell(self, response: "cmd.Response | None") -> None:
-        self._response = response
-        self._event.set()
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(Ice.Exception):
-            self._connection.client.getAdapter().remove(self._identity)
-
-
-class _Finished(cmd.CmdCallback):  # type: ignore[misc]  # generated code has no types
-    """Hears from the server."""
-
-    def __init__(self, tell: "Callable[[cmd.Response | None], None]") -> None:
-        self._tell = tell
-
-    def step(self, complete: int, total: int, current: object = None) -> None:
-        """One of five steps is done."""
-
-    def finished(self, response: "cmd.Response | None", status: object, current: object = None) -> None:  # noqa: ARG002 - Ice's signature
-        """The import has ended."""
-        self._tell(response)
-
-
-class _Silent:
-    """What is sent again was counted before."""
-
-    def advance(self, *, files: int = 0, bytes: int = 0) -> None:  # noqa: A002 - the unit is the name
-        """Do nothing."""
-
-
-def running_import(connection: Connection, fileset: int, patience: float) -> bool:
-    """Whether the server was importing the Fileset, on behalf of somebody who is gone; waits for its end."""
-    for process in connection.repository().listImports():
-        with suppress(Ice.ObjectNotExistException, omero.ApiUsageException, omero.ResourceError):
-            handle = process.getHandle()
-            if handle is not None and handle.getRequest().activity.parent.id.val == fileset:
-                graphs.response(handle, patience, f"waiting for the import of Fileset {fileset} that is under way")
-                return True
-    return False
-
-
 def _fileset_of(answer: "cmd.Response") -> int:
     """The Fileset's id, where the answer tells it: a request less. 0 where it does not."""
     for pixels in getattr(answer, "pixels", None) or ():
@@ -413,14 +357,12 @@ def _algorithm(name: str) -> "model.ChecksumAlgorithmI":
     return found
 
 
-def _abandon(under_way: "Sequence[Future[_Uploaded]]") -> None:
-    """Close what was begun; the Filesets are found by their mark, and removed or taken over, by the next look."""
-    for one in under_way:
-        one.cancel()
-    for one in under_way:
-        if not one.cancelled():
-            with suppress(Ice.Exception, omero.ClientError, LadingError):
-                _close(one.result().process)
+def _still_there(store: "omero.api.RawFileStorePrx", written: int) -> int:
+    """How much of what the server has acknowledged it still has: all of it, unless somebody meddled with its disk."""
+    try:
+        return min(written, int(store.size()))
+    except omero.ResourceError:
+        return 0
 
 
 def _close_all(stores: "Sequence[omero.api.RawFileStorePrx]") -> None:

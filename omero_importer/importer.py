@@ -27,6 +27,7 @@ from omero_importer.session_in_hand import SessionInHand
 from omero_importer.settings import RepositorySettings, RouteSettings, repository_settings, route_settings
 from omero_importer.sources import Source
 from omero_importer.target import Address, Container, Targets
+from omero_importer.underway import Interrupted
 from omero_importer.used_files import UsedFiles
 from omero_importer.valve import Valve
 
@@ -58,6 +59,7 @@ class OmeroImporter:
         self._decide = decide or UsedFiles(route.files, _shared_bioformats(server.bioformats))
         self._decided: OrderedDict[tuple[str, str, str], FilesetsDecision] = OrderedDict()
         self._kept = Decided(state)
+        self._interrupted = Interrupted()
         self._lock = threading.Lock()
         if not server.ssl.verify and server.plain == "no":
             _log.warning("the certificate is not verified (ssl.verify = false)", server=self._sessions.server)
@@ -198,6 +200,7 @@ class OmeroImporter:
             targets=self._targets,
             valve=self.valve,
             journal=journal,
+            interrupted=self._interrupted,
         )
 
     def _decision_to_import(self, parcel: Parcel, skips: Mapping[str, str]) -> FilesetsDecision:

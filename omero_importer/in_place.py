@@ -14,7 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from lading.disk import open_strange
-from lading.errors import Corrupted, LadingError, Refused, TargetUnavailable
+from lading.errors import LadingError, Refused, TargetUnavailable
 from lading.manifest import Entry
 from omero_importer import uploads
 from omero_importer.hashes import ALGORITHMS
@@ -149,7 +149,7 @@ def _hashed(source: Path, entry: Entry, algorithm: str) -> str:
             hasher.update(block)
             witness.update(block)
     if witness.hexdigest() != entry.sha256:
-        raise _changed(entry)
+        raise uploads.changed(entry, "importing")
     return hasher.hexdigest()
 
 
@@ -157,18 +157,9 @@ def _demand_unchanged(source: Path, entry: Entry) -> None:
     try:
         info = os.lstat(source)
     except OSError as exc:
-        raise _changed(entry) from exc
+        raise uploads.changed(entry, "importing") from exc
     if not stat.S_ISREG(info.st_mode) or info.st_size != entry.size:
-        raise _changed(entry)
-
-
-def _changed(entry: Entry) -> Corrupted:
-    return Corrupted(
-        f"importing {entry.path}: the file in the inbox is not what its manifest says",
-        paths=[entry.path],
-        safe="OMERO has made no image of it.",
-        next_command="lading doctor",
-    )
+        raise uploads.changed(entry, "importing")
 
 
 def _read_token(target: Path) -> bytes:

@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ from lading.errors import ConfigError, TargetMissing, TargetUnavailable
 from omero_importer import credentials, errors
 from omero_importer.credentials import Login
 from omero_importer.errors import Then
-from omero_importer.ice import Ice, omero, unloaded
+from omero_importer.ice import Glacier2, Ice, omero, unloaded
 from omero_importer.session_in_hand import SessionInHand
 from omero_importer.settings import RepositorySettings
 
@@ -32,6 +32,10 @@ _KEPT = 8
 _BUSY_ATTEMPTS = 4
 _LONGEST_WAIT_S = 15.0
 _IDLE_MS = 600_000
+_LEAVING_S = 5.0
+_REJOINS_S = (0.1, 0.3, 0.9)
+"""Between attempts to join a session that the server still takes us for connected to."""
+_CLIENT_ID = str(omero.constants.CLIENTUUID)
 
 # It would print what we say better, and its warnings go to the root logger's default handler.
 for _name in ("omero.client", "omero.util.Resources"):
@@ -47,10 +51,18 @@ class Who:
 
 
 class Connection:
-    """One open session: the services that the importer uses, and who we are in it."""
+    """One open session: the services that the importer uses, and who we are in it.
 
-    def __init__(self, client: omero.clients.BaseClient, server: str) -> None:
+    `lent`: the session belongs to somebody who opened it; it is left, and never closed. `outlives`: it does not end with this
+    connection already. `client_id`: by which OMERO knows this client.
+    """
+
+    def __init__(
+        self, client: omero.clients.BaseClient, server: str, *, lent: bool = False, outlives: bool = False
+    ) -> None:
         self.client, self.server = client, server
+        self.lent, self._outlives = lent, outlives or lent
+        self.client_id = str(client.getImplicitContext().get(_CLIENT_ID))
         self.key = str(client.getSessionId())
         self.factory: omero.api.ServiceFactoryPrx = client.getSession()
         context = self.factory.getAdminService().getEventContext()
@@ -102,10 +114,33 @@ class Connection:
         """From now on, see what the user may see in any of their groups. For reading only: nothing can be saved this way."""
         self.client.getImplicitContext().put("omero.group", "-1")
 
-    def close(self) -> None:
-        """Log out. Never raises."""
+    def outlive(self) -> None:
+        """Have the session outlive its connection, so that it can be joined again. As Ice raises."""
+        if not self._outlives:
+            self.factory.detachOnDestroy()
+            self._outlives = True
+
+    def leave(self) -> None:
+        """End the connection, and the session only if it does not outlive it. Never raises."""
         with suppress(Exception):  # whatever went wrong, the server ends idle sessions by itself
             self.client.closeSession()
+
+    def close(self) -> None:
+        """Log out. Never raises."""
+        if self._outlives and not self.lent:
+            with suppress(Exception):
+                self.factory.closeOnDestroy()
+        self.leave()
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """A session whose connection broke. `leaving` ends what is left of the connection."""
+
+    key: str = field(repr=False)
+    client_id: str
+    lent: bool
+    leaving: threading.Thread
 
 
 class Sessions:
@@ -124,7 +159,7 @@ class Sessions:
         self._on_busy = on_busy
         self._lock = threading.RLock()
         self._open: OrderedDict[Who, Connection] = OrderedDict()
-        self._lost: dict[Who, str] = {}
+        self._lost: dict[Who, _Lost] = {}
         self._process = os.getpid()
         self.logins = 0
 
@@ -156,8 +191,8 @@ class Sessions:
                     continue
                 if line.then is Then.WAIT:
                     self._on_busy(errors.back_off_s(exc))
-                if connection is not None and line.then in (Then.LOG_IN_AGAIN, Then.LOOK_AGAIN):
-                    self._forget(who, connection, lives_on=line.then is Then.LOOK_AGAIN)
+                if connection is not None and line.then in (Then.LOG_IN_AGAIN, Then.JOIN_AGAIN, Then.LOOK_AGAIN):
+                    self._forget(who, connection, lives_on=line.then is not Then.LOG_IN_AGAIN)
                     if not lost:
                         lost += 1
                         continue
@@ -171,7 +206,7 @@ class Sessions:
                 self._open, self._lost, self._process = OrderedDict(), {}, os.getpid()
             found = self._open.get(who)
             if found is None:
-                found = self._joined_again(self._lost.pop(who, "")) or self._log_in(who)
+                found = self._joined_again(who) or self._log_in_to_stay(who)
                 self._open[who] = found
             self._open.move_to_end(who)
             stale = self._open.popitem(last=False)[1] if len(self._open) > _KEPT else None
@@ -208,27 +243,62 @@ class Sessions:
 
     def _forget(self, who: Who, connection: Connection, *, lives_on: bool) -> None:
         """`lives_on`: it was the connection that broke. The session, and an import that runs in it, may still be there."""
+        # In a thread: a server that is gone may take its time not to answer.
+        ending = connection.leave if lives_on else connection.close
+        leaving = threading.Thread(target=ending, name="omero-logout", daemon=True)
+        leaving.start()
         with self._lock:
             if self._open.get(who) is connection:
                 del self._open[who]
-                if lives_on and not self.in_person:
-                    self._lost[who] = connection.key
-        # A server that is gone may take its time not to answer.
-        threading.Thread(target=connection.close, name="omero-logout", daemon=True).start()
+                if lives_on:
+                    self._lost[who] = _Lost(connection.key, connection.client_id, connection.lent, leaving)
 
-    def _joined_again(self, key: str) -> Connection | None:
-        """The session that a broken connection left behind, in the group that it worked in; None when it is gone."""
-        if not key:
+    def _joined_again(self, who: Who) -> Connection | None:
+        """The session that a broken connection left behind, in the group that it worked in; None when it is over. As Ice raises."""
+        lost = self._lost.get(who)
+        if lost is None:
             return None
+        lost.leaving.join(_LEAVING_S)
+        made = None
+        # These say that it is over, or cannot be joined. After any other there may be another attempt.
+        with suppress(Glacier2.PermissionDeniedException, Glacier2.CannotCreateSessionException, omero.ClientError):
+            made = self._joined(lost)
+        del self._lost[who]
+        return made
+
+    def _joined(self, lost: _Lost) -> Connection:
+        """As the client that we were: OMERO opens files for an import only on behalf of the client that began it.
+
+        As another one, where the server has still not noticed that that one is gone: then that is no hindrance.
+        """
+        for pause in _REJOINS_S:
+            try:
+                return self._join(lost.key, lent=lost.lent, client_id=lost.client_id)
+            except (omero.WrappedCreateSessionException, omero.ClientError):
+                time.sleep(pause)
+        return self._join(lost.key, lent=lost.lent)
+
+    def _join(self, key: str, *, lent: bool, client_id: str = "") -> Connection:
         client = self._client()
         try:
-            client.joinSession(key)
-            made = Connection(client, self.server)
-        except (Ice.Exception, omero.ClientError):
+            if client_id:
+                client.getImplicitContext().put(_CLIENT_ID, client_id)
+            client.joinSession(key).detachOnDestroy()  # at once: from here on it must not end with this connection
+            made = Connection(client, self.server, lent=lent, outlives=True)
+        except BaseException:
             with suppress(Exception):
                 client.closeSession()
-            return None
+            raise
         client.enableKeepAlive(int(self._settings.keep_alive))
+        return made
+
+    def _log_in_to_stay(self, who: Who) -> Connection:
+        made = self._log_in(who)
+        try:
+            made.outlive()
+        except BaseException:
+            made.leave()
+            raise
         return made
 
     def _log_in(self, who: Who) -> Connection:
@@ -241,7 +311,7 @@ class Sessions:
                 client.getSession().detachOnDestroy()  # it belongs to whoever opened it
             else:
                 client.createSession(login.user, login.secret)
-            made = Connection(client, self.server)
+            made = Connection(client, self.server, lent=login.joins)
             if who.owner and who.owner != made.user:
                 return self._as_owner(made, who)
             if who.group and who.group != made.group:
@@ -274,7 +344,7 @@ class Sessions:
                 next_command="lading doctor",
             ) from exc
         made.client.enableKeepAlive(int(self._settings.keep_alive))
-        return Connection(made.client, self.server)
+        return Connection(made.client, self.server, lent=made.lent)
 
     def _as_owner(self, admin: Connection, who: Who) -> Connection:
         """A session of the owner's, opened by an account that may: nobody's password is shared."""

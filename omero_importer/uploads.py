@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -37,22 +38,27 @@ def checksum_known(entry: Entry, algorithm: str) -> str:
     return entry.digests.get(MANIFEST_NAMES.get(algorithm, ""), "")
 
 
-def send_file(
-    store: "omero.api.RawFileStorePrx",
-    path: Path,
-    entry: Entry,
-    *,
-    algorithm: str,
-    block: int,
-    timeout: float,
-    told: Callable[[int], None],
-    save: bool = False,
-) -> str:
-    """One file, from its beginning to its end: see `sending`."""
-    (checksum,) = send_files(
-        [sending(store, path, entry, algorithm=algorithm, block=block, timeout=timeout, told=told, save=save)],
-        threading.Semaphore(),
-    )
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A file to be sent, and how.
+
+    `entry`: its line of the manifest. `algorithm`: by which OMERO checks it. `block`: bytes per message. `timeout` (seconds) bounds
+    what closing takes at least. `start`: so many bytes from its beginning are in the store already. `save`: for a store that does
+    not do so when it is closed.
+    """
+
+    path: Path
+    entry: Entry
+    algorithm: str
+    block: int
+    timeout: float
+    start: int = 0
+    save: bool = False
+
+
+def send_file(store: "omero.api.RawFileStorePrx", file: Outgoing, told: Callable[[int], None]) -> str:
+    """One file alone; its checksum. See `sending`."""
+    (checksum,) = send_files([sending(store, file, told)], threading.Semaphore())
     return checksum
 
 
@@ -84,64 +90,48 @@ def send_files(files: Sequence[Sending], room: threading.Semaphore) -> list[str]
     return checksums
 
 
-def sending(
-    store: "omero.api.RawFileStorePrx",
-    path: Path,
-    entry: Entry,
-    *,
-    algorithm: str,
-    block: int,
-    timeout: float,
-    told: Callable[[int], None],
-    save: bool = False,
-) -> Sending:
-    """Write the file into `store` and close it. `save`: a store that does not on closing.
+def sending(store: "omero.api.RawFileStorePrx", file: Outgoing, told: Callable[[int], None]) -> Sending:
+    """Write the file into `store` and close it.
 
-    `told` hears of the bytes as they arrive. `timeout` (seconds) bounds what closing takes at least. Raises Corrupted when the
-    file is not what the manifest says; and as Ice does.
+    `told` hears of the bytes as they arrive, in their order. Raises Corrupted when the file is not what the manifest says; and as
+    Ice does.
     """
-    known = checksum_known(entry, algorithm)
-    hasher = None if known else ALGORITHMS[algorithm]()
+    entry = file.entry
+    known = checksum_known(entry, file.algorithm)
+    hasher = None if known else ALGORITHMS[file.algorithm]()
     # What the manifest cannot vouch for in OMERO's algorithm, it vouches for in its own.
     witness = None if known else hashlib.sha256()
     try:
-        yield from _blocks(
-            store, path, entry, block, hashers=[h for h in (hasher, witness) if h is not None], told=told
-        )
+        yield from _blocks(store, file, [h for h in (hasher, witness) if h is not None], told)
     except BaseException:
         with suppress(Ice.Exception):
             store.close()
         raise
     patient = store
     if entry.size > _SLOWEST_HASH:  # else the time that every answer may take is enough
-        patience = timeout + entry.size / _SLOWEST_HASH
+        patience = file.timeout + entry.size / _SLOWEST_HASH
         patient = type(store).uncheckedCast(store.ice_invocationTimeout(int(patience * 1000)))
-    if save:
+    if file.save:
         patient.save()
     closing = patient.begin_close()
     yield
     patient.end_close(closing)
     if witness is not None and witness.hexdigest() != entry.sha256:
-        raise _changed(entry)
+        raise changed(entry)
     return known or (hasher.hexdigest() if hasher else "")
 
 
 def _blocks(
-    store: "omero.api.RawFileStorePrx",
-    path: Path,
-    entry: Entry,
-    block: int,
-    *,
-    hashers: list[Hasher],
-    told: Callable[[int], None],
+    store: "omero.api.RawFileStorePrx", file: Outgoing, hashers: Sequence[Hasher], told: Callable[[int], None]
 ) -> Generator[None, None, None]:
     under_way: deque[tuple[Ice.AsyncResult, bytes, int]] = deque()
-    offset = 0
-    with _opened(path, entry) as source:
+    entry = file.entry
+    with _opened(file.path, entry) as source:
+        offset = _skipped(source, file, hashers)
         # One byte more than there should be is asked for: a file that has grown is not what the manifest says.
-        while content := os.read(source.fileno(), min(block, entry.size - offset + 1)):
+        while content := os.read(source.fileno(), min(file.block, entry.size - offset + 1)):
             if offset + len(content) > entry.size:
-                raise _changed(entry)
+                raise changed(entry)
             under_way.append((store.begin_write(content, offset, len(content)), content, offset))
             for hasher in hashers:
                 hasher.update(content)
@@ -150,7 +140,7 @@ def _blocks(
                 yield
                 told(_arrived(store, *under_way.popleft()))
     if offset != entry.size:
-        raise _changed(entry)
+        raise changed(entry)
     if not offset:
         store.write(b"", 0, 0)  # or the file would not be there at all
     while under_way:
@@ -158,11 +148,23 @@ def _blocks(
         told(_arrived(store, *under_way.popleft()))
 
 
+def _skipped(source: BinaryIO, file: Outgoing, hashers: Sequence[Hasher]) -> int:
+    """Pass over what the store has already; the checksum of a file is that of all of it. Where to go on."""
+    if not hashers:
+        return os.lseek(source.fileno(), file.start, os.SEEK_SET)
+    offset = 0
+    while content := os.read(source.fileno(), min(file.block, file.start - offset)):
+        for hasher in hashers:
+            hasher.update(content)
+        offset += len(content)
+    return offset
+
+
 def _opened(path: Path, entry: Entry) -> BinaryIO:
     try:
         return open_strange(path)
     except (OSError, ValueError) as exc:
-        raise _changed(entry) from exc
+        raise changed(entry) from exc
 
 
 def _arrived(store: "omero.api.RawFileStorePrx", result: "Ice.AsyncResult", content: bytes, offset: int) -> int:
@@ -182,9 +184,10 @@ def _arrived(store: "omero.api.RawFileStorePrx", result: "Ice.AsyncResult", cont
     return len(content)
 
 
-def _changed(entry: Entry) -> Corrupted:
+def changed(entry: Entry, doing: str = "sending") -> Corrupted:
+    """The parcel's file is not the one that the manifest is about."""
     return Corrupted(
-        f"sending {entry.path}: the file in the inbox is not what its manifest says",
+        f"{doing} {entry.path}: the file in the inbox is not what its manifest says",
         paths=[entry.path],
         safe="OMERO has made no image of it.",
         next_command="lading doctor",
