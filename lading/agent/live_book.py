@@ -111,6 +111,11 @@ class LiveBook:
         with self.outbox.writing() as db:
             db.execute(f"UPDATE live SET {assignments} WHERE delivery = ?", (*columns.values(), delivery))  # noqa: S608 - our names
 
+    def not_over(self, delivery: DeliveryId) -> None:
+        """Files are expected again, unless it was closed meanwhile: that is not taken back."""
+        with self.outbox.writing() as db:
+            db.execute("UPDATE live SET state = 'acquiring' WHERE delivery = ? AND state = 'closing'", (delivery,))
+
     def deliveries(self, *, open_only: bool = False) -> list[DeliveryId]:
         """Those of every acquisition, the newest first; with `open_only` those that are not closed or given up."""
         which = " AND stage NOT IN ('VERIFIED', 'CANCELLED', 'CLEANABLE', 'CLEANED')" if open_only else ""

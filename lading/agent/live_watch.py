@@ -17,7 +17,7 @@ import structlog
 from lading.agent.edge import foreseen
 from lading.agent.live_book import LiveBook, LiveState
 from lading.agent.outbox import Outgoing, WatchReport
-from lading.agent.taking import DAY_S, named_sender, taken_root
+from lading.agent.taking import DAY_S, look_again, named_sender, taken_root
 from lading.config import LiveConfig, WatchConfig
 from lading.delivery import DeliveryId, Stage
 from lading.deposit import STATUS_NAME, Settled
@@ -176,19 +176,30 @@ class LiveWatch:
         """Start closing when the source is complete. What it still waits for, or ""."""
         live = self._book.get(item.id)
         why = look.why(item.root, self._live, asked=live.asked, quiet_s=self._clock() - seen.changed)
+        fingerprint = ""
+        if not why and live.state is LiveState.ACQUIRING:
+            fingerprint = glance(item.root, self._rules).fingerprint
+            why = "files came just now" if self._came_since(item, seen) else ""
         if why != live.why:
             self._book.put(item.id, why=why.encode("utf-8", "backslashreplace").decode())
         if why:
             if live.state is LiveState.CLOSING:  # files came after all
-                self._book.put(item.id, state=LiveState.ACQUIRING)
+                self._book.not_over(item.id)
         elif live.state is LiveState.ACQUIRING:
             # What is different from now on, and not carried before it is closed, is late.
-            self._book.outbox.seen_again(item, glance(item.root, self._rules).fingerprint)
+            self._book.outbox.seen_again(item, fingerprint)
             self._book.put(item.id, state=LiveState.CLOSING)
             how = "on request" if live.asked else "the source is complete"
             self._book.outbox.remark(item.id, f"closing: {how}")
             log.info("acquisition closes", delivery=item.id, how=how)
         return why
+
+    def _came_since(self, item: Outgoing, seen: _Seen) -> bool:
+        """Whether another look finds more: the fingerprint must stand for nothing that no look has seen."""
+        again = _Look(self, item, seen, self._clock())
+        for folder, files in _folders(item.root, self._rules, again):
+            again.judge(folder, files)
+        return again.changed or bool(again.unreadable)
 
     def _close_what_went(self) -> None:
         """A session that was removed from the instrument is seen no more; whoever asks to close it means what was carried."""
@@ -203,7 +214,7 @@ class LiveWatch:
         """After the end nothing is carried any more: `closed` was a promise. What came late is said, once."""
         seen = self._seen.setdefault(item.id, _Seen())
         if item.stage is Stage.VERIFIED and self._live.then:
-            self._hand_over(item)
+            self._hand_over(item, before)
         if item.stage is not Stage.VERIFIED or self._clock() - seen.looked < _CLOSED_LOOK_S:
             return
         seen.looked = self._clock()
@@ -221,9 +232,14 @@ class LiveWatch:
         self._book.outbox.remark(item.id, late.message)
         log.warning("late files", delivery=item.id)
 
-    def _hand_over(self, item: Outgoing) -> None:
-        """The closed session goes on to the repository, by its own route, like any other."""
-        if self._book.outbox.taken(self._live.then, item.root) is not None:
+    def _hand_over(self, item: Outgoing, fingerprint: str) -> None:
+        """The closed session goes on to the repository, by its own route, like any other. `fingerprint`: when it was closed."""
+        gone_on = self._book.outbox.taken(self._live.then, item.root)
+        if gone_on is not None:
+            last = self._book.outbox.get(gone_on[0])
+            closed_since = self._book.get(item.id).closed_at > last.delivery.created_at.timestamp()
+            if closed_since and gone_on[1] != fingerprint:
+                look_again(self._book.outbox, self._rules, last, fingerprint)
             return
         sent = self._book.outbox.take(
             item.root, self._live.then, item.delivery.labels, fingerprint=glance(item.root, self._rules).fingerprint,

@@ -361,6 +361,28 @@ def test_a_closed_session_goes_on_by_the_route_that_follows(instrument: Instrume
     assert f"goes on as {sent.id}" in instrument.notes(pushed.id)
 
 
+def test_what_came_late_goes_on_as_well_once_it_is_closed_again(instrument: Instrument) -> None:
+    files = f'[routes.files]\ntransport = {{ kind = "local", path = "{instrument.target}" }}'
+    instrument.configure(live='marker = "done"\nthen = "files"', more=f"quiet = 0\n{files}")
+    instrument.write(MOVIES | {"done": b""})
+    instrument.turn()
+    instrument.turn()
+    sent, pushed = instrument.outbox.deliveries()
+    instrument.write({"late.mrc": b"late"})
+    instrument.turn()
+    before = instrument.outbox.deliveries()
+
+    reopen(instrument.outbox, pushed.id)
+    for _ in range(3):
+        instrument.turn()
+
+    late, *others = instrument.outbox.deliveries()
+    assert [item.id for item in before] == [item.id for item in others] == [sent.id, pushed.id]
+    assert (late.delivery.route, late.stage, late.error_code) == ("files", Stage.HELD, "late-files")
+    assert "late.mrc" in instrument.outbox.findings(late.id)[0].message
+    assert instrument.status()["state"] == "closed"
+
+
 def test_an_inbox_leaves_its_deposit_folder_alone(instrument: Instrument) -> None:
     instrument.write(MOVIES | {"done": b""})
     instrument.turn()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lading.agent.live_book import KEPT_S, Link, LiveBook
+from lading.agent.live_book import KEPT_S, Link, LiveBook, LiveState
 from lading.agent.outbox import Outbox
 from lading.delivery import DeliveryId, Labels
 from lading.deposit import Settled
@@ -176,3 +176,17 @@ def test_the_files_of_what_was_closed_long_ago_are_forgotten(book: Book) -> None
 
     assert kept == {"a.mrc": "aa"}
     assert book.list() == {}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(LiveState.CLOSING, LiveState.ACQUIRING), (LiveState.CLOSED, LiveState.CLOSED)],
+)
+def test_files_that_come_late_open_what_is_closing_and_not_what_was_closed_meanwhile(
+    book: Book, before: LiveState, after: LiveState
+) -> None:
+    book.put(book.id, state=before)
+
+    book.not_over(book.id)
+
+    assert book.get(book.id).state is after

@@ -145,6 +145,22 @@ def test_a_file_that_comes_while_it_closes_opens_it_again(site: Site) -> None:
     assert (closing, again, site.state()) == (LiveState.CLOSING, LiveState.ACQUIRING, LiveState.CLOSING)
 
 
+def test_a_file_that_comes_in_the_very_moment_of_closing_is_carried(site: Site) -> None:
+    site.write("done", b"")
+    site.look()
+    # Asked after the look at the folder, and before the folder's fingerprint is taken.
+    site.source.being_written = lambda _: site.write("m.mrc", b"m") or frozenset()  # type: ignore[method-assign]
+    site.look(after=11.0)
+    in_that_moment = site.state(), site.why()
+    site.source.being_written = lambda _: frozenset()  # type: ignore[method-assign]
+    site.look(after=1.0)
+    site.look(after=11.0)
+
+    assert in_that_moment == (LiveState.ACQUIRING, "files came just now")
+    assert site.state() is LiveState.CLOSING
+    assert site.settled() == ["done", "m.mrc"]
+
+
 def test_quiet_alone_closes_it_in_the_end(site: Site) -> None:
     site.write("m.mrc", b"m")
     site.look()
