@@ -1,24 +1,23 @@
 """How a request travels: network faults, login, reading, routing, answer.
 
-Everything after the reading is synchronous and runs in a thread, so that hashing a gigabyte keeps nobody waiting.
+Everything after the reading is synchronous. What is in memory is answered at once; the rest runs in a thread, so that
+hashing a gigabyte keeps nobody waiting.
 """
 
+import asyncio
 import re
 import time
 from fnmatch import fnmatch
 from typing import Protocol
 
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route as StarletteRoute
+from starlette.requests import Request, cookie_parser
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lading.sandbox.xnat import answers, control, data_api, entities, prearchive_api, resources, services, xapi
 from lading.sandbox.xnat.answers import Refusal, error_page
 from lading.sandbox.xnat.auth import Caller, login_required
-from lading.sandbox.xnat.calls import Router, raw_path, read_call
+from lading.sandbox.xnat.calls import Router, raw_path, raw_query, read_call
 from lading.sandbox.xnat.site import Site
 
 BANNER = "This is a STAND-IN for tests and demonstrations. It is not XNAT, and it keeps no data safe."
@@ -36,15 +35,20 @@ _VARIABLE = re.compile(r"/(?:[^/]*\d[^/]*)(?=/|$)")
 
 
 def create_app(site: Site) -> ASGIApp:
-    async def answer(request: Request) -> Response:
-        return await _answer(site, request)
+    """Without the layers of a framework: this server shares its processors with whoever is measured against it."""
 
-    return _Network(Starlette(routes=[StarletteRoute("/{path:path}", answer, methods=_METHODS)]), site)
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await _answer(site, Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    return _Network(answer, site)
 
 
 async def _answer(site: Site, request: Request) -> Response:
-    path = raw_path(request).rstrip("/")
-    site.note(f"{request.method} {path}{'?' + request.url.query if request.url.query else ''}")
+    if request.method not in _METHODS:
+        return PlainTextResponse("Method Not Allowed", status_code=405, headers={"Allow": ", ".join(_METHODS)})
+    path, query = raw_path(request).rstrip("/"), raw_query(request)
+    site.note(f"{request.method} {path}{'?' + query if query else ''}")
     site.requests[f"{request.method} {_VARIABLE.sub('/*', path)}"] += 1
     try:
         return await _routed(site, request, path)
@@ -55,32 +59,40 @@ async def _answer(site: Site, request: Request) -> Response:
 async def _routed(site: Site, request: Request, path: str) -> Response:
     top, _, rest = path.lstrip("/").partition("/")
     if top == "_sandbox":
-        call = await read_call(request, "", "")
-        return await run_in_threadpool(_CONTROL.answer, site, call, rest)
+        return await _by_route(site, request, Caller(), _CONTROL, rest)
     if path in ("/data/services/auth", "/data/JSESSION") and request.method in ("PUT", "POST"):
         return await _log_in(site, request)
-    caller = site.accounts.identify(request.cookies.get("JSESSIONID", ""), request.headers.get("authorization", ""))
+    caller = _identified(site, request)
     if top in ("", "app"):
         return _with_cookies(Response(_banner_page(), media_type="text/html"), site, caller)
     if not caller.user and not (top == "xapi" and rest in xapi.OPEN_PATHS):
         return _nobody(site, request, caller)
     _demand_no_browser_trick(request)
     if top in ("data", "REST"):
-        answer = await _in_thread(site, request, caller, _DATA, rest.removeprefix("archive/"))
+        if request.headers.get("accept") == "application/json":
+            # Restlet has no such variant of these resources; ?format=json is the way.
+            raise Refusal(406, "Not Acceptable")
+        answer = await _by_route(site, request, caller, _DATA, rest.removeprefix("archive/"))
     elif top == "xapi":
-        answer = await _in_thread(site, request, caller, _XAPI, rest)
+        answer = await _by_route(site, request, caller, _XAPI, rest)
     else:
         raise Refusal(404, "Not Found")
     return _with_cookies(answer, site, caller)
 
 
-async def _in_thread(site: Site, request: Request, caller: Caller, router: Router[Site], path: str) -> Response:
-    if request.headers.get("accept") == "application/json" and router is _DATA:
-        # Restlet has no such variant of these resources; ?format=json is the way.
-        raise Refusal(406, "Not Acceptable")
+def _identified(site: Site, request: Request) -> Caller:
+    session = cookie_parser(request.headers.get("cookie", "")).get("JSESSIONID", "")
+    return site.accounts.identify(session, request.headers.get("authorization", ""))
+
+
+async def _by_route(site: Site, request: Request, caller: Caller, router: Router[Site], path: str) -> Response:
     call = await read_call(request, caller.user, caller.session)
     try:
-        return await run_in_threadpool(router.answer, site, call, path)
+        route, args = router.find(call.method, path)
+        call = call.with_args(args)
+        if route.at_once:
+            return route.answer(site, call)
+        return await asyncio.get_running_loop().run_in_executor(site.request_workers, route.answer, site, call)
     finally:
         for upload in call.uploads:
             upload.file.close()
@@ -92,7 +104,7 @@ async def _log_in(site: Site, request: Request) -> Response:
         user = site.accounts.login(call.get("username"), call.get("password"))
         caller = Caller(user, site.accounts.open_session(user))
     else:
-        caller = site.accounts.identify(request.cookies.get("JSESSIONID", ""), request.headers.get("authorization", ""))
+        caller = _identified(site, request)
     if not caller.user:
         raise login_required()
     return _with_cookies(answers.text(caller.session), site, caller)
@@ -115,11 +127,13 @@ def _demand_no_browser_trick(request: Request) -> None:
 
 
 def _with_cookies(response: Response, site: Site, caller: Caller) -> Response:
+    cookies = []
     if caller.session:
-        response.set_cookie("JSESSIONID", caller.session, httponly=True, path="/")
+        cookies.append(f"JSESSIONID={caller.session}; HttpOnly; Path=/; SameSite=lax")
     # Tomcat quotes this value, and xnatpy looks for the quotes.
-    value = f'SESSION_EXPIRATION_TIME="{int(time.time() * 1000)},{int(site.faults.session_timeout * 1000)}"; Path=/'
-    response.headers.append("set-cookie", value)
+    life = f"{int(time.time() * 1000)},{int(site.faults.session_timeout * 1000)}"
+    cookies.append(f'SESSION_EXPIRATION_TIME="{life}"; Path=/')
+    response.raw_headers.extend((b"set-cookie", cookie.encode()) for cookie in cookies)
     return response
 
 

@@ -2,8 +2,9 @@
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import IO, Generic, TypeVar
 from urllib.parse import parse_qsl, quote, unquote
 
@@ -80,7 +81,7 @@ async def read_call(request: Request, user: str, session: str) -> Call:
     call = Call(
         method=request.method,
         path=raw_path(request),
-        query=tuple(parse_qsl(request.url.query, keep_blank_values=True)),
+        query=tuple(parse_qsl(raw_query(request), keep_blank_values=True)),
         content_type=content_type,
         user=user,
         session=session,
@@ -133,38 +134,92 @@ def raw_path(request: Request) -> str:
     return raw.decode("ascii", errors="replace").split("?")[0]
 
 
+def raw_query(request: Request) -> str:
+    """What follows the question mark, as sent."""
+    query: bytes = request.scope["query_string"]
+    return query.decode("ascii", errors="replace")
+
+
 @dataclass(frozen=True)
 class Route(Generic[Context]):
-    """A method, a path pattern and what answers it. ``{name}`` is one segment, ``{name*}`` the rest of the path."""
+    """A method, a path and what answers it. ``{name}`` is one segment, ``{name*}`` the rest of the path.
+
+    ``at_once``: the answer is in memory and waits for nobody, so no thread is needed for it.
+    """
 
     method: str
-    pattern: re.Pattern[str]
-    names: tuple[str, ...]
+    path: str
     answer: Callable[[Context, Call], Response]
+    at_once: bool = False
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of the parts of the path that vary."""
+        return re.findall(r"{(\w+)\*?}", self.path)
 
 
 def route(methods: str, path: str, answer: Callable[[Context, Call], Response]) -> list[Route[Context]]:
-    names = tuple(re.findall(r"{(\w+)\*?}", path))
-    pattern = re.sub(r"{\w+\*}", "(.+)", re.sub(r"{\w+}", "([^/]+)", path))
-    return [Route(method, re.compile(pattern), names, answer) for method in methods.split()]
+    """Routes of several methods, answered in a thread of their own: they may read files, write, or wait."""
+    return [Route(method, path, answer) for method in methods.split()]
+
+
+def at_once(path: str, answer: Callable[[Context, Call], Response]) -> list[Route[Context]]:
+    """A GET that is answered from memory."""
+    return [Route("GET", path, answer, at_once=True)]
 
 
 class Router(Generic[Context]):
-    """Finds the answer for a path."""
+    """Finds what answers a path, segment by segment: what names the segment goes before what takes any."""
 
     def __init__(self, routes: Iterable[Route[Context]]) -> None:
-        self._routes = tuple(routes)
+        self._start: _Junction[Context] = _Junction()
+        for each in routes:
+            self._start.add(each.path.split("/"), each)
 
-    def answer(self, context: Context, call: Call, path: str) -> Response:
-        """Raises Refusal 404 for an unknown path, 405 for a known one with another method."""
+    def find(self, method: str, path: str) -> tuple[Route[Context], dict[str, str]]:
+        """The route, and the parts of the path that it names. Raises Refusal 404 for an unknown path, 405 for a known one."""
         known = False
-        method = "GET" if call.method == "HEAD" else call.method
-        for candidate in self._routes:
-            found = candidate.pattern.fullmatch(path)
-            if found is None:
-                continue
+        for routes, taken in self._start.reached(path.split("/"), ()):
             known = True
-            if candidate.method == method:
-                args = dict(zip(candidate.names, map(unquote, found.groups()), strict=True))
-                return candidate.answer(context, call.with_args(args))
+            found = routes.get("GET" if method == "HEAD" else method)
+            if found is not None:
+                return found, dict(zip(found.names, map(unquote, taken), strict=True))
         raise Refusal(405 if known else 404, "Method Not Allowed" if known else "Not Found")
+
+
+class _Junction(Generic[Context]):
+    """Where a path can go on, and what answers (by method) when it ends here."""
+
+    def __init__(self) -> None:
+        self._named: dict[str, _Junction[Context]] = {}
+        self._any: _Junction[Context] | None = None
+        self._ends: dict[str, Route[Context]] = {}
+        self._takes_rest: dict[str, Route[Context]] = {}
+
+    def add(self, segments: list[str], added: Route[Context]) -> None:
+        if not segments:
+            self._ends.setdefault(added.method, added)
+        elif segments[0].endswith("*}"):
+            self._takes_rest.setdefault(added.method, added)
+        elif segments[0].startswith("{"):
+            self._any = self._any or _Junction()
+            self._any.add(segments[1:], added)
+        else:
+            self._named.setdefault(segments[0], _Junction()).add(segments[1:], added)
+
+    def reached(
+        self, segments: list[str], taken: tuple[str, ...]
+    ) -> Iterator[tuple[dict[str, Route[Context]], tuple[str, ...]]]:
+        """Everything that these segments lead to, with the segments that were not named."""
+        if not segments:
+            if self._ends:
+                yield self._ends, taken
+            return
+        segment, further = segments[0], segments[1:]
+        if segment in self._named:
+            yield from self._named[segment].reached(further, taken)
+        if segment and self._any is not None:
+            yield from self._any.reached(further, (*taken, segment))
+        rest = "/".join(segments)
+        if rest and self._takes_rest:
+            yield self._takes_rest, (*taken, rest)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from lading.sandbox.xnat import answers
 from lading.sandbox.xnat.answers import Json, Refusal
-from lading.sandbox.xnat.calls import Call, Route, route
+from lading.sandbox.xnat.calls import Call, Route, at_once, route
 from lading.sandbox.xnat.faults import KnobValue
 from lading.sandbox.xnat.site import Site
 from lading.sandbox.xnat.state import Project
@@ -94,12 +94,12 @@ def forget_sessions(site: Site, call: Call) -> Response:
 
 
 ROUTES: list[Route[Site]] = [
-    *route("GET", "faults", show_faults),
+    *at_once("faults", show_faults),
     *route("PUT POST", "faults", put_faults),
     *route("DELETE", "faults", reset_faults),
     *route("GET", "counts", show_counts),
-    *route("GET", "log", show_log),
-    *route("GET", "place", show_place),
+    *at_once("log", show_log),
+    *at_once("place", show_place),
     *route("POST PUT", "projects", add_project),
     *route("DELETE", "sessions", forget_sessions),
 ]

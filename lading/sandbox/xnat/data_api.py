@@ -4,7 +4,7 @@ from starlette.responses import Response
 
 from lading.sandbox.xnat import answers, modality
 from lading.sandbox.xnat.answers import Refusal
-from lading.sandbox.xnat.calls import Call, Route, route
+from lading.sandbox.xnat.calls import Call, Route, at_once, route
 from lading.sandbox.xnat.site import Site
 from lading.sandbox.xnat.tables import Cells, table
 
@@ -44,11 +44,11 @@ def list_users(site: Site, call: Call) -> Response:
 
 
 ROUTES: list[Route[Site]] = [
-    *route("GET", "JSESSION", show_session),
+    *at_once("JSESSION", show_session),
     *route("DELETE", "JSESSION", log_out),
-    *route("GET", "auth", who),
-    *route("GET", "version", version),
-    *route("GET", "search/elements", list_elements),
-    *route("GET", "search/elements/{name}", show_element),
-    *route("GET", "users", list_users),
+    *at_once("auth", who),
+    *at_once("version", version),
+    *at_once("search/elements", list_elements),
+    *at_once("search/elements/{name}", show_element),
+    *at_once("users", list_users),
 ]

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from lading.sandbox.xnat import answers, archive, catalog, labels, modality, owners, prearchive
 from lading.sandbox.xnat.answers import Json, Refusal
 from lading.sandbox.xnat.auth import EDIT, OWN, READ
-from lading.sandbox.xnat.calls import Call, Route, route
+from lading.sandbox.xnat.calls import Call, Route, at_once, route
 from lading.sandbox.xnat.owners import Place
 from lading.sandbox.xnat.resources import resource_row
 from lading.sandbox.xnat.site import Site
@@ -419,29 +419,29 @@ def _delete_scan(site: Site, scan: Scan) -> None:
 
 def _routes() -> list[Route[Site]]:
     found = [
-        *route("GET", "projects", list_projects),
-        *route("GET", "projects/{project}", show_project),
+        *at_once("projects", list_projects),
+        *at_once("projects/{project}", show_project),
         *route("PUT", "projects/{project}", put_project),
         *route("DELETE", "projects/{project}", delete_project),
-        *route("GET", "projects/{project}/prearchive_code", show_prearchive_code),
+        *at_once("projects/{project}/prearchive_code", show_prearchive_code),
         *route("PUT", "projects/{project}/prearchive_code/{code}", put_prearchive_code),
-        *route("GET", "projects/{project}/users", list_members),
+        *at_once("projects/{project}/users", list_members),
         *route("PUT DELETE", "projects/{project}/users/{group}/{user}", put_member),
     ]
     for above in ("", "projects/{project}/"):
-        found += route("GET", above + "subjects", list_subjects)
-        found += route("GET", above + "subjects/{subject}", show_subject)
+        found += at_once(above + "subjects", list_subjects)
+        found += at_once(above + "subjects/{subject}", show_subject)
         found += route("PUT", above + "subjects/{subject}", put_subject)
         found += route("DELETE", above + "subjects/{subject}", delete_subject)
     for above in ("", "projects/{project}/", "subjects/{subject}/", "projects/{project}/subjects/{subject}/"):
         experiment = above + "experiments/{experiment}"
-        found += route("GET", above + "experiments", list_experiments)
-        found += route("GET", experiment, show_experiment)
+        found += at_once(above + "experiments", list_experiments)
+        found += at_once(experiment, show_experiment)
         found += route("PUT", experiment, put_experiment)
         found += route("DELETE", experiment, delete_experiment)
-        found += route("GET", experiment + "/assessors", list_assessors)
-        found += route("GET", experiment + "/scans", list_scans)
-        found += route("GET", experiment + "/scans/{scan}", show_scan)
+        found += at_once(experiment + "/assessors", list_assessors)
+        found += at_once(experiment + "/scans", list_scans)
+        found += at_once(experiment + "/scans/{scan}", show_scan)
         found += route("PUT", experiment + "/scans/{scan}", put_scan)
         found += route("DELETE", experiment + "/scans/{scan}", delete_scan)
     return found

@@ -16,62 +16,15 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pydicom
-from pydicom.dataset import FileDataset
-from pydicom.errors import InvalidDicomError
-from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from lading.sandbox.xnat import labels, modality
-from lading.sandbox.xnat.answers import Refusal
 from lading.sandbox.xnat.auth import EDIT
+from lading.sandbox.xnat.headers import Header, read_header, unreadable
 from lading.sandbox.xnat.site import Site
 from lading.sandbox.xnat.state import UNASSIGNED, PrearchiveObject, PrearchiveScan, PrearchiveSession, now
 
-_TAGS = {
-    Tag(keyword): keyword
-    for keyword in (
-        "SOPClassUID",
-        "SOPInstanceUID",
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
-        "SeriesNumber",
-        "InstanceNumber",
-        "Modality",
-        "SeriesDescription",
-        "StudyDescription",
-        "StudyDate",
-        "StudyTime",
-        "AccessionNumber",
-        "PatientName",
-        "PatientID",
-        "PatientComments",
-        "StudyComments",
-        "AdditionalPatientHistory",
-    )
-}
-_WANTED = list(_TAGS)
-_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # how a data set without preamble begins
 _SAFE_NAME = re.compile(r"[\w.-]+", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the importer reads of an object. All text, "" where the object has nothing."""
-
-    values: Mapping[str, str]
-    complete: bool  # has the preamble and file meta of a DICOM file
-
-    def __getitem__(self, keyword: str) -> str:
-        return self.values.get(keyword, "")
-
-    def routed(self, key: str) -> str:
-        """``Project:``, ``Subject:`` or ``Session:`` out of the comments, by XNAT's own pattern; "" if absent."""
-        pattern = rf"(?is)(?:\A|(?:.*[\s,;])){key}\s*:\s*([\w\-]*)(?:(?:[\s,;].*\Z)|\Z)"
-        for keyword in ("PatientComments", "StudyComments", "AdditionalPatientHistory"):
-            found = re.match(pattern, self[keyword])
-            if found and found.group(1):
-                return found.group(1)
-        return ""
 
 
 @dataclass(frozen=True)
@@ -86,32 +39,6 @@ class Sent:
     def asks(self, parameter: str) -> bool:
         """True for a parameter that says ``true``."""
         return self.parameters.get(parameter, "").lower() == "true"
-
-
-def read_header(path: Path, name: str) -> Header:
-    """Raises Refusal 400 in the words of XNAT."""
-    try:
-        complete, dataset = _read(path)
-    except Exception as error:  # the real importer, too, says "unable to read" whatever it was
-        raise unreadable(name) from error
-    values = dict.fromkeys(_TAGS.values(), "")
-    values |= {_TAGS[tag]: str(dataset[tag].value or "") for tag in dataset.keys() & _TAGS.keys()}
-    if not values["SOPClassUID"] or not values["SOPInstanceUID"]:
-        raise unreadable(name)
-    return Header(values, complete)
-
-
-def _read(path: Path) -> tuple[bool, FileDataset]:
-    with path.open("rb") as content:
-        start = content.read(132)
-    complete = start[128:] == b"DICM"
-    if not complete and start[:2] not in _FIRST_GROUPS:
-        raise InvalidDicomError("neither a DICOM file nor a bare data set")
-    return complete, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_WANTED, force=not complete)
-
-
-def unreadable(name: str) -> Refusal:
-    return Refusal(400, f"unable to read DICOM object {name}")
 
 
 def receive(site: Site, sent: Sent) -> PrearchiveSession | None:

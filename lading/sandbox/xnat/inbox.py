@@ -16,6 +16,7 @@ from lading.sandbox.xnat import catalog, gradual, prearchive
 from lading.sandbox.xnat.answers import Refusal
 from lading.sandbox.xnat.auth import EDIT
 from lading.sandbox.xnat.calls import Call
+from lading.sandbox.xnat.headers import unreadable
 from lading.sandbox.xnat.site import Site
 from lading.sandbox.xnat.state import InboxRequest, PrearchiveSession
 
@@ -147,7 +148,7 @@ def _drop_on_request(site: Site, path: Path) -> None:
     matches = any(fnmatch(path.name, pattern) for pattern in site.faults.inbox_drop_files)
     if matches and site.dropped[path.name] < site.faults.inbox_drop_times:
         site.dropped[path.name] += 1
-        raise gradual.unreadable(path.name)
+        raise unreadable(path.name)
 
 
 def _rebuild(site: Site, request: InboxRequest, sessions: list[PrearchiveSession]) -> None:

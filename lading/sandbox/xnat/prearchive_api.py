@@ -9,7 +9,7 @@ from starlette.responses import FileResponse, Response
 
 from lading.sandbox.xnat import answers, archive, catalog, gradual, modality, owners, prearchive
 from lading.sandbox.xnat.answers import Refusal
-from lading.sandbox.xnat.calls import Call, Route, route
+from lading.sandbox.xnat.calls import Call, Route, at_once, route
 from lading.sandbox.xnat.site import Site
 from lading.sandbox.xnat.state import UNASSIGNED, PrearchiveScan, PrearchiveSession
 from lading.sandbox.xnat.tables import Cells, document, element, table
@@ -218,17 +218,17 @@ def download(site: Site, call: Call) -> Response:
 
 
 ROUTES: list[Route[Site]] = [
-    *route("GET", "prearchive", list_sessions),
+    *at_once("prearchive", list_sessions),
     *route("PUT", "prearchive", rebuild_table),
-    *route("GET", "prearchive/projects", list_sessions),
-    *route("GET", "prearchive/experiments", list_sessions),
-    *route("GET", "prearchive/projects/{projects}", list_sessions),
+    *at_once("prearchive/projects", list_sessions),
+    *at_once("prearchive/experiments", list_sessions),
+    *at_once("prearchive/projects/{projects}", list_sessions),
     *route("GET", _SESSION, show_session),
     *route("POST", _SESSION, act),
     *route("DELETE", _SESSION, delete_session),
-    *route("GET", _SESSION + "/logs", list_logs),
-    *route("GET", _SESSION + "/logs/last", last_log),
-    *route("GET", _SESSION + "/scans", list_scans),
+    *at_once(_SESSION + "/logs", list_logs),
+    *at_once(_SESSION + "/logs/last", last_log),
+    *at_once(_SESSION + "/scans", list_scans),
     *route("GET", _SESSION + "/scans/{scan}/resources", list_resources),
     *route("GET", _SESSION + "/scans/{scan}/resources/{resource}/files", list_files),
     *route("GET", _SESSION + "/scans/{scan}/resources/{resource}/files/{file}", download),

@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, Response
 from lading.sandbox.xnat import answers, catalog, owners
 from lading.sandbox.xnat.answers import Refusal
 from lading.sandbox.xnat.auth import EDIT
-from lading.sandbox.xnat.calls import Call, Route, Upload, route
+from lading.sandbox.xnat.calls import Call, Route, Upload, at_once, route
 from lading.sandbox.xnat.catalog import Describes
 from lading.sandbox.xnat.owners import Place
 from lading.sandbox.xnat.site import Site
@@ -265,9 +265,9 @@ ROUTES: list[Route[Site]] = [
     found
     for owner in _OWNERS
     for found in (
-        *route("GET", f"{owner}/resources", list_resources),
+        *at_once(f"{owner}/resources", list_resources),
         *route("GET", f"{owner}/files", list_all_files),
-        *route("GET", f"{owner}/resources/{{resource}}", show),
+        *at_once(f"{owner}/resources/{{resource}}", show),
         *route("PUT POST", f"{owner}/resources/{{resource}}", create),
         *route("DELETE", f"{owner}/resources/{{resource}}", delete),
         *route("GET", f"{owner}/resources/{{resource}}/files", list_files),

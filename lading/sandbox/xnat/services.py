@@ -10,7 +10,7 @@ from starlette.responses import Response
 from lading.sandbox.xnat import answers, archive, catalog, gradual, importers, prearchive
 from lading.sandbox.xnat.answers import Json, Refusal
 from lading.sandbox.xnat.auth import EDIT
-from lading.sandbox.xnat.calls import Call, Route, route
+from lading.sandbox.xnat.calls import Call, Route, at_once, route
 from lading.sandbox.xnat.owners import owner_of_uri, project_of
 from lading.sandbox.xnat.site import Site
 from lading.sandbox.xnat.state import AliasToken, PrearchiveSession, Resource
@@ -288,10 +288,10 @@ ROUTES: list[Route[Site]] = [
     *route("GET", "services/dicomdump", dump_headers),
     *route("GET", "services/tokens/issue", issue_token),
     *route("GET", "services/tokens/issue/user/{user}", issue_token),
-    *route("GET", "services/tokens/show", show_tokens),
-    *route("GET", "services/tokens/validate/{alias}/{secret}", validate_token),
+    *at_once("services/tokens/show", show_tokens),
+    *at_once("services/tokens/validate/{alias}/{secret}", validate_token),
     *route("GET", "services/tokens/invalidate/{alias}/{secret}", invalidate_token),
-    *route("GET", "status/{id}", status),
+    *at_once("status/{id}", status),
     *route("PUT POST", "user/cache/resources/{resource}/files/{path*}", put_cached),
     *route("GET", "user/cache/resources/{resource}/files/{path*}", get_cached),
     *route("DELETE", "user/cache/resources/{resource}/files/{path*}", delete_cached),

@@ -15,6 +15,7 @@ from lading.sandbox.xnat.store import Database
 from lading.sandbox.xnat.tracking import Tracking
 
 _WORKERS = 8  # XNAT's message listeners run several at once
+_REQUESTS = 40  # requests that may wait for the disk, or for an archive, at the same time
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Site:
         self.dropped: Counter[str] = Counter()  # by the fault inbox_drop_files, per file name
         self.started = time.monotonic()
         self.closing = threading.Event()
+        self.request_workers = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="request")
         self.inbox_workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="inbox")
         self.archive_workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="archive")
         self._locks: dict[str, threading.Lock] = {}
@@ -95,6 +97,8 @@ class Site:
         self.closing.set()
         self.inbox_workers.shutdown(wait=True, cancel_futures=True)
         self.archive_workers.shutdown(wait=True, cancel_futures=True)
+        # Last: a request may wait for one of the others.
+        self.request_workers.shutdown(wait=True, cancel_futures=True)
         self.state.close()
 
     def counts(self) -> dict[str, int | dict[str, int]]:

@@ -10,7 +10,7 @@ from lading.sandbox.xnat import answers, inbox, owners
 from lading.sandbox.xnat.answers import Json
 from lading.sandbox.xnat.archive import CLIENT_PATIENCE
 from lading.sandbox.xnat.auth import OWN
-from lading.sandbox.xnat.calls import Call, Route, route
+from lading.sandbox.xnat.calls import Call, Route, at_once, route
 from lading.sandbox.xnat.services import event_tracking, refresh_catalogs_json
 from lading.sandbox.xnat.site import Site
 from lading.sandbox.xnat.state import InboxRequest
@@ -137,24 +137,24 @@ def plugins(site: Site, call: Call) -> Response:
 
 
 ROUTES: list[Route[Site]] = [
-    *route("GET", "siteConfig/buildInfo", build_info),
-    *route("GET", "siteConfig/initialized", initialized),
-    *route("GET", "siteConfig/uptime", uptime),
-    *route("GET", "siteConfig", site_config),
-    *route("GET", "siteConfig/{name}", site_config),
-    *route("GET", "schemas", list_schemas),
+    *at_once("siteConfig/buildInfo", build_info),
+    *at_once("siteConfig/initialized", initialized),
+    *at_once("siteConfig/uptime", uptime),
+    *at_once("siteConfig", site_config),
+    *at_once("siteConfig/{name}", site_config),
+    *at_once("schemas", list_schemas),
     *route("GET", "schemas/{name*}", show_schema),
-    *route("GET", "dicom/list/{which}", list_requests),
-    *route("GET", "dicom/{id}", show_request),
-    *route("GET", "event_tracking/{id}", event_tracking),
+    *at_once("dicom/list/{which}", list_requests),
+    *at_once("dicom/{id}", show_request),
+    *at_once("event_tracking/{id}", event_tracking),
     *route("POST", "archive/catalogs/refresh", refresh_catalogs_json),
     *route("POST", "archive/catalogs/refresh/{operations}", refresh_catalogs_json),
-    *route("GET", "anonymize/site/enabled", site_anonymises),
+    *at_once("anonymize/site/enabled", site_anonymises),
     *route("PUT", "anonymize/site/enabled", put_site_anonymises),
-    *route("GET", "anonymize/projects/{project}/enabled", project_anonymises),
+    *at_once("anonymize/projects/{project}/enabled", project_anonymises),
     *route("PUT", "anonymize/projects/{project}/enabled", put_project_anonymises),
-    *route("GET", "anonymize/site", script),
-    *route("GET", "anonymize/projects/{project}", script),
-    *route("GET", "plugins", plugins),
+    *at_once("anonymize/site", script),
+    *at_once("anonymize/projects/{project}", script),
+    *at_once("plugins", plugins),
 ]
 OPEN_PATHS = ("siteConfig/buildInfo", "siteConfig/initialized")

@@ -1,0 +1,121 @@
+"""Reads what the importer wants to know of a DICOM object.
+
+Plain objects are walked through by `lading.checks.dicom_fast`, which costs a tenth of what pydicom does; whatever is not
+plain in any way (an odd encoding, text that is not ASCII, a file that ends too early) is pydicom's to judge.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.datadict import dictionary_VR
+from pydicom.dataset import FileDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.tag import Tag
+
+from lading.checks import dicom_fast
+from lading.sandbox.xnat.answers import Refusal
+
+_TAGS: dict[int, str] = {
+    int(Tag(keyword)): keyword
+    for keyword in (
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "SeriesNumber",
+        "InstanceNumber",
+        "Modality",
+        "SeriesDescription",
+        "StudyDescription",
+        "StudyDate",
+        "StudyTime",
+        "AccessionNumber",
+        "PatientName",
+        "PatientID",
+        "PatientComments",
+        "StudyComments",
+        "AdditionalPatientHistory",
+    )
+}
+_NOTHING = dict.fromkeys(_TAGS.values(), "")
+_INTEGERS = frozenset(tag for tag in _TAGS if dictionary_VR(tag) == "IS")
+_CHARACTER_SET = 0x00080005
+_WANTED = dicom_fast.Wanted({tag: dictionary_VR(tag).encode() for tag in (*_TAGS, _CHARACTER_SET)})
+_ASCII_SETS = (b"", b"ISO_IR 6", b"ISO_IR 100", b"ISO_IR 192")
+# Not \ (several values) and not = (several forms of a name); no leading space, which pydicom strips of some values only.
+_PLAIN_TEXT = re.compile(rb"(?:[!-<>-\[\]-~][ -<>-\[\]-~]*)?")
+_PLAIN_INTEGER = re.compile(rb"-?[0-9]{1,9}")
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # how a data set without preamble begins
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the importer reads of an object. All text, "" where the object has nothing."""
+
+    values: Mapping[str, str]
+    complete: bool  # has the preamble and file meta of a DICOM file
+
+    def __getitem__(self, keyword: str) -> str:
+        return self.values.get(keyword, "")
+
+    def routed(self, key: str) -> str:
+        """``Project:``, ``Subject:`` or ``Session:`` out of the comments, by XNAT's own pattern; "" if absent."""
+        pattern = rf"(?is)(?:\A|(?:.*[\s,;])){key}\s*:\s*([\w\-]*)(?:(?:[\s,;].*\Z)|\Z)"
+        for keyword in ("PatientComments", "StudyComments", "AdditionalPatientHistory"):
+            found = re.match(pattern, self[keyword])
+            if found and found.group(1):
+                return found.group(1)
+        return ""
+
+
+def unreadable(name: str) -> Refusal:
+    """What clients are told of every file that the importer cannot take."""
+    return Refusal(400, f"unable to read DICOM object {name}")
+
+
+def read_header(path: Path, name: str) -> Header:
+    """Raises Refusal 400 in the words of XNAT."""
+    try:
+        with path.open("rb", buffering=0) as content:
+            first = content.read(dicom_fast.FIRST_READ) or b""
+            complete = first[128:132] == b"DICM"
+            values = _walked(content.fileno(), first) if complete else None
+        if values is None:
+            values = _by_pydicom(path, first, complete=complete)
+    except Exception as error:  # the real importer, too, says "unable to read" whatever it was
+        raise unreadable(name) from error
+    if not values["SOPClassUID"] or not values["SOPInstanceUID"]:
+        raise unreadable(name)
+    return Header(values, complete)
+
+
+def _walked(fd: int, first: bytes) -> dict[str, str] | None:
+    """The values of a plain object, None for one that pydicom has to judge."""
+    try:
+        elements = dicom_fast.collect(fd, os.fstat(fd).st_size, first, _WANTED)
+    except dicom_fast.Unsure:
+        return None
+    raw = elements.values
+    if elements.shortfall or raw.get(_CHARACTER_SET, b"").strip(b"\0 ") not in _ASCII_SETS:
+        return None
+    values = dict(_NOTHING)
+    for tag, keyword in _TAGS.items():
+        text = raw.get(tag, b"").rstrip(b"\0 ")
+        if not text:
+            continue
+        if not (_PLAIN_INTEGER if tag in _INTEGERS else _PLAIN_TEXT).fullmatch(text):
+            return None
+        # The number 0 counts as no number.
+        values[keyword] = "" if tag in _INTEGERS and int(text) == 0 else text.decode("ascii")
+    return values
+
+
+def _by_pydicom(path: Path, first: bytes, *, complete: bool) -> dict[str, str]:
+    if not complete and first[:2] not in _FIRST_GROUPS:
+        raise InvalidDicomError("neither a DICOM file nor a bare data set")
+    dataset: FileDataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*_TAGS], force=not complete)
+    return _NOTHING | {_TAGS[tag]: str(dataset[tag].value or "") for tag in dataset.keys() & _TAGS.keys()}
