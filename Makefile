@@ -10,6 +10,8 @@ SPREAD := -n $(TESTERS) --dist loadscope
 PROFTPD := libhiredis0.14 libmemcached11 libmemcachedutil2 libpcre2-posix3 libwrap0
 # For Bio-Formats; whatever Java is there will do.
 JAVA   := $(if $(shell command -v java),,default-jre-headless)
+# Hundreds of programs are started by the tests: compiling each of them anew is a fifth of what that costs.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup omero demo test slow check format bench wheel-test clean
 .DELETE_ON_ERROR:

@@ -1,3 +1,3 @@
 """What all tests share."""
 
-pytest_plugins = ["lading.testing.transport_counts"]
+pytest_plugins = ["lading.testing.guardian", "lading.testing.transport_counts"]

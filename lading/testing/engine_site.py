@@ -17,10 +17,11 @@ import psycopg
 from lading import manifest
 from lading.config import Config, load
 from lading.delivery import Delivery, DeliveryId, Labels, Stage, new_delivery_id
-from lading.engine import database, postgres
+from lading.engine import postgres
 from lading.engine.ledger import Ledger
 from lading.errors import EngineError
 from lading.inbox import Inbox, seal
+from lading.testing.prepared_database import prepare_database
 
 SETTINGS = """
 home = "home"
@@ -115,7 +116,9 @@ class EngineSite:
         return delivery.id
 
     def start(self) -> None:
-        """The server, its words in `root/log`. Returns at once."""
+        """The server, its words in `root/log`; an embedded database was prepared before. Returns at once."""
+        if self.database == postgres.EMBEDDED:
+            prepare_database(self.config.home / "postgres")
         with (self.root / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lading.testing.fakes", str(self.settings)],
@@ -207,9 +210,8 @@ def engine_site(root: Path, *, serving: bool = True, **settings: object) -> Iter
 @contextmanager
 def bare_database(folder: Path) -> Iterator[str]:
     """A prepared database with no server around it."""
-    cluster = postgres.Cluster(folder)
-    with cluster.used() as dsn:
-        database.migrate(dsn)
+    prepare_database(folder)
+    with postgres.Cluster(folder).used() as dsn:
         yield dsn
 
 

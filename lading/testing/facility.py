@@ -16,6 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from lading.assembly import open_desk
+from lading.cli.looking import summary
+from lading.config import load
+from lading.testing.prepared_database import prepare_database
+
 SETTINGS = """\
 home = "state"
 
@@ -55,7 +60,7 @@ quiet = {quiet}
 [server]
 scan_every = 0.3
 stale_after = {stale_after}
-workers = 2
+workers = {workers}
 {server}
 {more}
 """
@@ -115,6 +120,7 @@ class Facility:
             "import_route": "inbox",
             "quiet": 1,
             "stale_after": 6,
+            "workers": 1,
             "repository": "",
             "route": "",
             "checks": "",
@@ -160,8 +166,10 @@ class Facility:
         self.programs[name] = process
         return process
 
-    def start_server(self) -> None:
-        """`lading server run`."""
+    def start_server(self, *, prepared: bool = True) -> None:
+        """`lading server run`, with a database that was prepared before, or else one that it makes by itself."""
+        if prepared:
+            prepare_database(self.root / "state" / "postgres")
         self.start("server", "server", "run")
 
     def start_agent(self) -> None:
@@ -231,33 +239,45 @@ class Facility:
         self.xnat("PUT", "faults", knobs)
 
     def deliveries(self) -> list[Json]:
-        """What `lading list --json` says."""
-        found = self.ask("list", "--limit", "1000")
-        assert "deliveries" in found, found
-        listed = found["deliveries"]
+        """What `lading list --json` says, put together in this process.
+
+        Waiting means looking often, and a new Python for each look was most of what these tests computed.
+        """
+        with open_desk(load(self.root / "lading.toml")) as desk:
+            listed = json.loads(json.dumps([summary(one, "lading") for one in desk.recent(stages=(), limit=1000)]))
         assert isinstance(listed, list)
         return [d for d in listed if isinstance(d, dict)]
 
     def settle(
         self, count: int, *, seconds: float = 60, final: Sequence[str] = ("VERIFIED", "REJECTED", "HELD", "CLEANED")
     ) -> list[Json]:
-        """Wait until `count` deliveries are known and all are at rest; returns them. Raises AssertionError with the logs."""
+        """Wait until `count` deliveries are known and all are at rest; returns what `lading list` says of them then.
+
+        Raises AssertionError with the logs.
+        """
         found: list[Json] = []
 
-        def at_rest() -> bool:
-            found[:] = self.deliveries()
+        def at_rest(told: JsonValue) -> bool:
+            assert isinstance(told, list), told
+            found[:] = [d for d in told if isinstance(d, dict)]
             return len(found) >= count and all(d["stage"] in final for d in found)
 
-        self.until(at_rest, seconds=seconds, why=f"{count} deliveries at rest", every=0.5)
+        why = f"{count} deliveries at rest"
+        self.until(lambda: at_rest([*self.deliveries()]), seconds=seconds, why=why, every=0.2)
+        # The command has the last word.
+        self.until(lambda: at_rest(self.ask("list", "--limit", "1000").get("deliveries")), seconds=seconds, why=why)
         return found
 
     def until(self, true: Callable[[], bool], *, seconds: float, why: str, every: float = 0.05) -> None:
         """Wait for something to become true. Raises AssertionError with what the programs said."""
         deadline = time.monotonic() + seconds
+        looked = time.monotonic()
         while not true():
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {seconds} s: {why}\n{self.words()}")
-            time.sleep(every)
+            # Whatever a look costs, the programs have most of the processor.
+            time.sleep(max(every, 2 * (time.monotonic() - looked)))
+            looked = time.monotonic()
 
     def words(self, lines: int = 40) -> str:
         """The end of every program's log, and the list of deliveries."""

@@ -63,7 +63,7 @@ quiet = {quiet}
 [server]
 scan_every = 0.3
 stale_after = {stale_after}
-workers = 2
+workers = {workers}
 {server}
 """
 PEOPLE = ("alice", "bob", "carol", "dave", "erin", "frank")
@@ -132,6 +132,7 @@ class OmeroFacility(Facility):
             "bioformats": "never",
             "quiet": 1,
             "stale_after": 6,
+            "workers": 1,
             **dict.fromkeys(("repository", "valve", "route", "imports", "watch", "server"), ""),
         }
 

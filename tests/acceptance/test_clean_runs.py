@@ -54,8 +54,8 @@ def still_writing(path: Path, rest: bytes) -> Iterator[None]:
 
 
 def test_s1_a_clean_session_is_verified_file_by_file_and_the_source_is_kept(make_site, mail: MailServer) -> None:
-    site = make_site(more=mail_tables(mail.port))
-    site.start_server()
+    site = make_site(workers=2, more=mail_tables(mail.port))
+    site.start_server(prepared=False)
     site.start_agent()
     session = site.instrument / "DEMO" / "sub-001" / "MR1"
     write_series(session / "scans", 3)

@@ -53,7 +53,7 @@ def _write_next(site: Facility, number: int) -> None:
 @pytest.mark.timeout(1500)
 def test_sixty_kills_a_frozen_worker_and_a_database_outage_lose_and_double_nothing(make_site, tmp_path: Path) -> None:
     chance = random.Random(20261120)
-    site = make_site(quiet=0.5, stale_after=4)
+    site = make_site(quiet=0.5, stale_after=4, workers=2)
     site.start_server()
     site.start_agent()
     kills, written = 0, 0

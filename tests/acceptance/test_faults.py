@@ -31,7 +31,7 @@ def codes(site: Facility, delivery: object) -> list[str]:
 def test_s3_a_power_cut_while_sending_and_while_importing_loses_and_doubles_nothing(
     make_site, mail: MailServer
 ) -> None:
-    site = make_site(quiet=1, more=mail_tables(mail.port))
+    site = make_site(quiet=1, workers=2, more=mail_tables(mail.port))
     site.start_server()
     site.start_agent()
     session = site.instrument / "DEMO" / "sub-001" / "MR1"
@@ -318,7 +318,7 @@ def test_s12_a_half_filled_resource_with_blank_digests_is_completed(make_site) -
 
 @pytest.mark.slow
 def test_s15_an_import_storm_never_exceeds_the_limit_and_the_urgent_one_passes(make_site) -> None:
-    site = make_site()
+    site = make_site(workers=2)
     site.faults(inbox_delay_s=1.0)
     for user in range(6):
         site.xnat("POST", "projects", {"id": f"P{user}", "prearchive_code": 4})

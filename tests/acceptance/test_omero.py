@@ -64,8 +64,8 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_s1_a_clean_session_is_verified_file_by_file_and_the_source_is_kept(make_site: MakeSite) -> None:
-    site = make_site()
-    site.start_server()
+    site = make_site(workers=2)
+    site.start_server(prepared=False)
     site.start_agent()
     session = site.instrument / "DEMO" / "mouse-1" / "day-1"
     write_images(session, 3)
@@ -94,7 +94,7 @@ def test_s1_a_clean_session_is_verified_file_by_file_and_the_source_is_kept(make
 
 @pytest.mark.slow
 def test_s3_a_power_cut_while_sending_and_while_importing_loses_and_doubles_nothing(make_site: MakeSite) -> None:
-    site = make_site()
+    site = make_site(workers=2)
     site.start_server()
     site.start_agent()
     session = site.instrument / "DEMO" / "mouse-1" / "day-1"
@@ -188,7 +188,7 @@ def test_s10_by_rule_the_bad_files_are_left_out_and_listed_and_the_rest_is_impor
 def test_s15_an_import_storm_never_exceeds_the_limit_and_the_urgent_one_passes(
     make_site: MakeSite, record_property: Callable[[str, object], None]
 ) -> None:
-    site = make_site(imports='owner = "{participant}"')
+    site = make_site(workers=2, imports='owner = "{participant}"')
     site.omero.faults(step_delay_s=0.08)
     for job in range(40):
         write_images(site.instrument / f"P{job % 6}" / PEOPLE[job % 6] / f"day-{job}", 1)
