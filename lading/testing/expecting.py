@@ -13,8 +13,11 @@ from lading.errors import LadingError
 from lading.ports import NoProgress
 from lading.testing.carrying import LABELS, Errand
 
-SOON_S = 20.0
-"""How long a transport may take to notice a dead host or a refused key, with the settings of a site."""
+SOON_S = 45.0
+"""How long a transport may take to notice a dead host or a refused key, with the settings of a site.
+
+A few seconds each, on a machine that has much else to do; TCP by itself takes more than two minutes.
+"""
 
 
 class Told:

@@ -19,6 +19,7 @@ from typing import ClassVar
 from lading.assembly import open_desk
 from lading.cli.looking import summary
 from lading.config import load
+from lading.testing.lean import without_pandas
 from lading.testing.prepared_database import prepare_database
 
 SETTINGS = """\
@@ -290,7 +291,7 @@ class Facility:
 
     def _env(self) -> dict[str, str]:
         return (
-            os.environ
+            dict(without_pandas())
             | {"LADING_XNAT_USER": "admin", "LADING_XNAT_PASSWORD": "admin", "PYTHONUNBUFFERED": "1"}
             | self.environment
         )

@@ -243,7 +243,9 @@ class ImporterSuite:
         for step in (importer.probe, lambda: importer.plan(parcel), lambda: importer.run(parcel, plan, journal)):
             with pytest.raises(TargetUnavailable):
                 step()
-        assert time.monotonic() - began < 10
+        assert (
+            time.monotonic() - began < 60
+        )  # the worlds ask for the patience of a few seconds; else it is a quarter of an hour
 
         world.come_back()
         assert all_verified(bring_home(importer, parcel, journal), parcel)

@@ -21,6 +21,7 @@ from lading.delivery import DeliveryId
 from lading.inbox import Inbox
 from lading.ports import Importer
 from lading.testing.carrying import FileJournal
+from lading.testing.lean import without_pandas
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Errand:
             [sys.executable, "-m", "lading.testing.importing", str(spec)],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            env=without_pandas(),
         )
 
 

@@ -479,6 +479,7 @@ class TransportSuite:
         process = errand.start()
         while process.poll() is None:
             shown += command_lines()
+            time.sleep(0.02)
         shown.append(process.communicate()[0].decode(errors="replace"))
 
         for secret in site.secrets:

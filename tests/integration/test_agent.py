@@ -68,7 +68,7 @@ def test_one_round_waits_for_the_quiet_period_and_carries(instrument: Instrument
     began = time.monotonic()
     loop.run(instrument.config, instrument.parts, instrument.outbox, stop=threading.Event(), once=True)
 
-    assert 1 <= time.monotonic() - began < 10
+    assert 1 <= time.monotonic() - began < 60
     assert list(instrument.inbox.arrivals()) == [instrument.only().id]
     assert instrument.inbox.accept(instrument.only().id).delivery.digest == instrument.only().delivery.digest
 

@@ -77,15 +77,14 @@ def test_a_frozen_worker_keeps_its_delivery_and_goes_on_when_it_wakes(tmp_path: 
 
 
 def test_what_a_dead_worker_held_is_taken_over_within_seconds(tmp_path: Path) -> None:
-    with engine_site(tmp_path, workers=2, concurrency=1) as site:
+    # Whoever only waits for a worker to be taken for dead waits longer than this test.
+    with engine_site(tmp_path, workers=2, concurrency=1, more="stale_after = 3600.0") as site:
         (site.repo / "delay").write_text("2")
         delivery = site.put("S1")
         site.until(Stage.IMPORTING)
         os.kill(next(pid for _, pid, _, act in wait_for_acts(site) if act == "begin"), signal.SIGKILL)
-        killed = time.monotonic()
-        site.until(Stage.VERIFIED)
+        site.until(Stage.VERIFIED, seconds=120)
 
-        assert time.monotonic() - killed < 20
         assert any("its worker was gone" in event.note for event in site.ledger.show(delivery).events)
         assert times_sent(site) == {1: 1}
 

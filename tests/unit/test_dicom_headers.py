@@ -205,10 +205,10 @@ def test_a_header_costs_no_pixels(tmp_path):
         file.write((size & 0xFFFFFFFF).to_bytes(4, "little"))
         file.truncate(file.tell() + size)
 
-    start = time.perf_counter()
+    start = time.process_time()  # not the clock on the wall: others may have the processor meanwhile
     header = read_header(path)
 
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert "promises 7,864,320,000 bytes" in header.shortfall
 
 
