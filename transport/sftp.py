@@ -4,38 +4,45 @@ Writes and reads are many at a time on every connection, small files too, so tha
 a temporary name; the server handles the writes in their order, so what a lost connection left is a beginning without holes.
 """
 
-import concurrent.futures
 import re
 import stat
-from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
-import asyncssh
 import attrs
 
 from lading.config import structure
-from lading.errors import AccessDenied, ConfigError, Corrupted, LadingError, OutOfSpace, Unreachable
+from lading.errors import AccessDenied, ConfigError, LadingError, OutOfSpace, Unreachable
 from lading.manifest import NameLimits
 from lading.ports import Settings
 from transport.foreign import shown
-from transport.logins import password
 from transport.placing import PlacingTransport
 from transport.remote import BLOCK, Body, RemoteFile, RemoteFiles, RemoteTraits, part_path
-from transport.sftp_stream import SftpStream, Small
-from transport.ssh_connection import Login, SshConnection, is_file, is_folder
-
-T = TypeVar("T")
+from transport.sftp_session import SftpSession, free_bytes, refusal
+from transport.sftp_small import Small, SmallFiles
+from transport.sftp_wire import (
+    FSYNC,
+    READ,
+    READ_AND_WRITE,
+    RENAME_OVER,
+    WRITE_NEW,
+    Attributes,
+    Code,
+    Kind,
+    MalformedError,
+    RefusedError,
+    attributes,
+    text,
+)
+from transport.ssh_access import Access, Gate
 
 _TARGET = re.compile(
     r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.$@-]*)@)?(?P<host>[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.%]+\]):(?P<path>/.*)"
 )
 _NAMES = {"posix": NameLimits.POSIX, "windows": NameLimits.WINDOWS, "smb": NameLimits.SMB}
-_AHEAD = 8  # blocks of 1 MiB on their way: 80 MB/s over a line of 100 ms
-_LISTED_AT_ONCE = 1000
 _COMPARED = BLOCK  # of the end of a part: what the server may not have written whole
-_LATEST = (1 << 32) - 1  # seconds since the epoch that the protocol's version 3 can say
 
 
 @attrs.frozen(kw_only=True)
@@ -49,6 +56,8 @@ class SftpConfig:
     `streams`: connections at a time. `folder_mode`, `file_mode`: permissions in the inbox, octal ("" leaves them to the server).
     `fsync`: each file is forced to the remote disk before it gets its name, where the server can; without it the inbox does
     that when it reads everything back. `names`: what the inbox's disk refuses ("posix", "windows", "smb").
+    `ssh`: OpenSSH's client, which encrypts several times as fast as the library does. It is used where it is installed and no
+    secret has to be given to it; not on Windows. "" for never.
     """
 
     target: str
@@ -64,6 +73,7 @@ class SftpConfig:
     file_mode: str = "0660"
     fsync: bool = False
     names: str = "posix"
+    ssh: str = "ssh"
 
 
 class SftpPlace:
@@ -82,10 +92,21 @@ class SftpPlace:
         if config.identity and config.password:
             raise ConfigError("transport has an identity and a password: which one is meant?")
         self._config = config
-        self._host, self._user = match["host"].strip("[]"), match["user"]
         self._root = match["path"].rstrip("/")
-        self._key: asyncssh.SSHKey | None = None
         self._modes = _mode(config.folder_mode, "folder_mode"), _mode(config.file_mode, "file_mode")
+        access = Access(
+            host=match["host"].strip("[]"),
+            port=config.port,
+            user=match["user"],
+            identity=config.identity,
+            passphrase=config.passphrase,
+            password=config.password,
+            known_hosts=config.known_hosts,
+            connect_s=config.connect_timeout,
+            silence_s=config.timeout,
+            program=config.ssh,
+        )
+        self._gate = Gate(access)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -109,24 +130,8 @@ class SftpPlace:
 
     def connect(self) -> "SftpFiles":
         """See the role."""
-        config = self._config
-        login = Login(
-            host=self._host,
-            port=config.port,
-            user=self._user,
-            key=self._private_key(),
-            password=password(config.password, config.target) if config.password else None,
-            known_hosts=_known_hosts(config),
-            connect_s=config.connect_timeout,
-            silence_s=config.timeout,
-        )
-        return SftpFiles(SshConnection(login), self._root, self.name, modes=self._modes, fsync=config.fsync)
-
-    def _private_key(self) -> asyncssh.SSHKey | None:
-        """Read once: a passphrase is made slow to try."""
-        if self._key is None and self._config.identity:
-            self._key = _private_key(self._config)
-        return self._key
+        session = self._gate.session(self.name)
+        return SftpFiles(session, self._root, self.name, modes=self._modes, fsync=self._config.fsync)
 
 
 class SftpTransport(PlacingTransport):
@@ -139,78 +144,67 @@ class SftpFiles:
     """One SFTP session; see the role RemoteFiles. `modes`: of new folders and files (None: the server's choice)."""
 
     def __init__(
-        self, connection: SshConnection, root: str, name: str, *, modes: tuple[int | None, int | None], fsync: bool
+        self, session: SftpSession, root: str, name: str, *, modes: tuple[int | None, int | None], fsync: bool
     ) -> None:
-        self._ssh, self._sftp, self._root, self._name = connection, connection.sftp, root, name
+        self._session, self._root, self._name = session, root, name
         self._folder_mode, self._file_mode = modes
         self._fsync = fsync
-        self._stream: SftpStream | None = None
-        self._only_one = False
 
     def look(self, path: str) -> RemoteFile | None:
         """See the role."""
-        found = self._run(_found(self._sftp, self._absolute(path)), f"cannot look at {self._shown(path)}")
+        with _asking(f"cannot look at {self._shown(path)}") as doing:
+            found = self._found(path, doing)
         return None if found is None else _remote_file(path, found)
 
     def listed(self, folder: str) -> Iterator[RemoteFile]:
         """See the role."""
-        doing = f"cannot list {self._shown(folder)}"
-        entries = self._sftp.scandir(self._absolute(folder))
         prefix = f"{folder}/" if folder else ""
-        while batch := self._run(_next_entries(entries), doing):
-            for entry in batch:
-                name = _decoded(entry.filename)
-                # A name with a slash can only come from a hostile server.
-                if name not in (".", "..", "") and "/" not in name:
-                    yield _remote_file(prefix + name, entry.attrs)
+        for name, found in self._entries(folder, f"cannot list {self._shown(folder)}"):
+            # A name with a slash can only come from a hostile server.
+            if name not in (".", "..", "") and "/" not in name:
+                yield _remote_file(prefix + name, found)
 
     def make_folders(self, path: str) -> None:
         """See the role. What stands in the way and is no folder is removed; a link is not followed."""
-        self._run(self._made(path), f"cannot make the folder {self._shown(path)}")
+        with _asking(f"cannot make the folder {self._shown(path)}") as doing:
+            self._make_folders(path, doing)
 
     def place(self, path: str, body: Body) -> None:
         """See the role."""
-        doing = f"cannot write {self._shown(path)}"
         part = part_path(path, body)
+        doing = f"cannot write {self._shown(path)}"
         try:
-            file, offset = self._opened_part(part, body, doing)
-            try:
-                self._write(file, body, offset, doing)
-            except BaseException:
-                if not self._ssh.is_closed:
-                    self._run(file.close(), doing)
-                raise
-            self._run(self._finish(file, part, path, body), doing)
+            with _asking(doing):
+                self._place(path, part, body, doing)
         except Unreachable as exc:
             self._raise_if_full(exc, body.size, doing)
             raise
 
     def place_many(self, bodies: Iterable[tuple[str, Body]]) -> None:
         """See transport.remote.PlacesMany."""
-        stream = self._stream or self._second_session()
-        if stream is None:
-            for path, body in bodies:
-                self.place(path, body)
-            return
+        files = SmallFiles(self._session, self._name)
         try:
-            stream.put(self._small(path, body) for path, body in bodies)
-        except BaseException as exc:
-            self._stream = None
-            stream.close()
-            if isinstance(exc, Unreachable):
-                self._raise_if_full(exc, BLOCK, stream.doing)
+            files.put(self._small(path, body) for path, body in bodies)
+        except Unreachable as exc:
+            self._raise_if_full(exc, BLOCK, files.doing)
             raise
 
     def read(self, path: str, offset: int = 0) -> Iterator[bytes]:
         """See the role."""
-        doing = f"cannot read {self._shown(path)}"
-        file = self._run(self._opened(path), doing)
-        try:
-            size = self._run(file.stat(), doing).size or 0
-            yield from self._blocks(file, offset, size, doing)
-        finally:
-            if not self._ssh.is_closed:
-                self._run(file.close(), doing)
+        with _asking(f"cannot read {self._shown(path)}") as doing:
+            found = self._found(path, doing)
+            if found is None:
+                raise RefusedError(Code.NO_SUCH_FILE, "")
+            if not found.is_file:
+                raise AccessDenied(f"{self._shown(path)} is not a regular file; links are not followed")
+            handle = self._open(path, READ, doing)
+            try:
+                kind, answer = self._session.call(Kind.FSTAT, text(handle), doing)
+                if kind is not Kind.ATTRS:
+                    raise refusal(kind, answer) or MalformedError
+                yield from self._session.read(handle, offset, answer.attributes().size or 0, doing)
+            finally:
+                self._let_go(handle, doing)
 
     def digests(self, path: str, algorithms: tuple[str, ...]) -> Mapping[str, str]:  # noqa: ARG002
         """None: OpenSSH's SFTP server computes no checksums."""
@@ -218,79 +212,71 @@ class SftpFiles:
 
     def rename(self, old: str, new: str) -> None:
         """See the role."""
-        self._run(self._renamed(old, new), f"cannot rename {self._shown(old)} to {shown(new)}")
+        with _asking(f"cannot rename {self._shown(old)} to {shown(new)}") as doing:
+            self._rename(old, new, doing)
 
     def remove(self, path: str) -> None:
         """See the role."""
         found = self.look(path)
         if found is None:
             return
-        doing = f"cannot remove {self._shown(path)}"
-        if not found.folder:
-            self._run(_removed(self._sftp, self._absolute(path)), doing)
-            return
-        for inner in list(self.listed(path)):
-            self.remove(inner.path)
-        self._run(self._sftp.rmdir(self._absolute(path)), doing)
+        if found.folder:
+            for inner in list(self.listed(path)):
+                self.remove(inner.path)
+        with _asking(f"cannot remove {self._shown(path)}") as doing:
+            if found.folder:
+                self._session.done(Kind.RMDIR, self._named(path), doing)
+            else:
+                self._remove(path, doing)
 
     def free_bytes(self) -> int | None:
         """See the role."""
-        return self._run(_free(self._sftp, self._absolute("")), f"cannot ask {self._name} for its free space")
+        with _asking(f"cannot ask {self._name} for its free space") as doing:
+            return free_bytes(self._session, self._absolute(""), doing)
 
     def close(self) -> None:
         """See the role."""
-        self._ssh.close()
+        self._session.close()
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def _opened_part(self, part: str, body: Body, doing: str) -> tuple[asyncssh.SFTPClientFile, int]:
+    def _place(self, path: str, part: str, body: Body, doing: str) -> None:
+        handle, offset = self._opened_part(part, body, doing)
+        try:
+            self._session.write(handle, body.blocks(offset), offset, doing)
+            if self._fsync and FSYNC in self._session.features:
+                self._session.done(Kind.EXTENDED, text(FSYNC) + text(handle), doing)
+            made = attributes(mode=self._file_mode, mtime=body.mtime)
+            self._session.done(Kind.FSETSTAT, text(handle) + made, doing)
+        except BaseException:
+            self._let_go(handle, doing)
+            raise
+        self._session.done(Kind.CLOSE, text(handle), doing)
+        self._rename(part, path, doing)
+
+    def _opened_part(self, part: str, body: Body, doing: str) -> tuple[bytes, int]:
         """The part to go on with, and from where."""
         there = self.look(part)
-        if there is not None and there.size > 0 and not there.folder and there.size <= body.size:
-            file = self._run(self._open(self._absolute(part), "r+b"), doing)
-            offset = self._continued(file, there.size, body, doing)
-            return file, offset
+        if there is not None and 0 < there.size <= body.size and not there.folder:
+            handle = self._open(part, READ_AND_WRITE, doing)
+            try:
+                return handle, self._continued(handle, there.size, body, doing)
+            except BaseException:
+                self._let_go(handle, doing)
+                raise
         if there is not None:
             self.remove(part)
-        # "x": a link that somebody puts there meanwhile is not followed.
-        return self._run(self._open(self._absolute(part), "xb"), doing), 0
+        # Nothing may be there: a link that somebody puts there meanwhile is not followed.
+        return self._open(part, WRITE_NEW, doing), 0
 
-    def _continued(self, file: asyncssh.SFTPClientFile, size: int, body: Body, doing: str) -> int:
+    def _continued(self, handle: bytes, size: int, body: Body, doing: str) -> int:
         """Where to go on writing: behind what is proven, by its name and its last block, to be there."""
         start = max(0, size - _COMPARED)
-        stored = b"".join(self._blocks(file, start, size, doing))
-        ours = b"".join(body.blocks(start, size - start))
-        if stored == ours:
+        stored = b"".join(self._session.read(handle, start, size, doing))
+        if stored == b"".join(body.blocks(start, size - start)):
             return size
-        self._run(file.truncate(0), doing)
+        self._session.done(Kind.FSETSTAT, text(handle) + attributes(size=0), doing)
         return 0
-
-    def _write(self, file: asyncssh.SFTPClientFile, body: Body, offset: int, doing: str) -> None:
-        under_way: deque[concurrent.futures.Future[int]] = deque()
-        for block in body.blocks(offset):
-            under_way.append(self._ssh.start(file.write(block, offset), doing))
-            offset += len(block)
-            if len(under_way) >= _AHEAD:
-                self._ssh.wait(under_way.popleft(), doing)
-        while under_way:
-            self._ssh.wait(under_way.popleft(), doing)
-
-    async def _finish(self, file: asyncssh.SFTPClientFile, part: str, path: str, body: Body) -> None:
-        if self._fsync:
-            await _synced(file)
-        await file.setstat(self._attributes(body.mtime))
-        await file.close()
-        await self._renamed(part, path)
-
-    def _second_session(self) -> SftpStream | None:
-        """For small files; None where the server allows one session only."""
-        if self._only_one:
-            return None
-        try:
-            self._stream = SftpStream(self._ssh, self._name, write_bytes=self._sftp.limits.max_write_len)
-        except AccessDenied:
-            self._only_one = True
-        return self._stream
 
     def _small(self, path: str, body: Body) -> Small:
         return Small(
@@ -303,17 +289,10 @@ class SftpFiles:
             fsync=self._fsync,
         )
 
-    def _attributes(self, mtime: float) -> asyncssh.SFTPAttrs:
-        made = asyncssh.SFTPAttrs()
-        if self._file_mode is not None:
-            made.permissions = self._file_mode
-        if 0 <= mtime <= _LATEST:
-            made.atime = made.mtime = int(mtime)
-        return made
-
     def _raise_if_full(self, exc: Unreachable, size: int, doing: str) -> None:
         """OpenSSH has no code for a full disk: it says "Failure", as for everything else."""
-        if self._ssh.is_closed or not isinstance(exc.__cause__, asyncssh.SFTPFailure):
+        refused = exc.__cause__
+        if self._session.is_closed or not isinstance(refused, RefusedError) or refused.code != Code.FAILURE:
             return
         try:
             free = self.free_bytes()
@@ -326,170 +305,120 @@ class SftpFiles:
                 next_command="lading inbox",
             ) from exc
 
-    # -- reading -----------------------------------------------------------------------------------------------------
+    # -- asking ------------------------------------------------------------------------------------------------------
 
-    def _blocks(self, file: asyncssh.SFTPClientFile, offset: int, end: int, doing: str) -> Iterator[bytes]:
-        under_way: deque[tuple[int, concurrent.futures.Future[bytes]]] = deque()
+    def _found(self, path: str, doing: str) -> Attributes | None:
+        kind, answer = self._session.call(Kind.LSTAT, self._named(path), doing)
+        if kind is Kind.ATTRS:
+            return answer.attributes()
+        refused = refusal(kind, answer) or MalformedError()
+        if isinstance(refused, RefusedError) and refused.nothing_there:
+            return None
+        raise refused
+
+    def _entries(self, folder: str, doing: str) -> Iterator[tuple[str, Attributes]]:
+        with _asking(doing):
+            try:
+                handle = self._session.handle(Kind.OPENDIR, self._named(folder), doing)
+            except RefusedError as exc:
+                if exc.nothing_there:
+                    return
+                raise
+            try:
+                while True:
+                    kind, answer = self._session.call(Kind.READDIR, text(handle), doing)
+                    if kind is not Kind.NAME:
+                        break
+                    for name, found in answer.names():
+                        yield name.decode("utf-8", "surrogateescape"), found
+                refused = refusal(kind, answer)
+                if refused is None or refused.code != Code.EOF:
+                    raise refused or MalformedError
+            finally:
+                self._let_go(handle, doing)
+
+    def _open(self, path: str, how: int, doing: str) -> bytes:
+        mode = self._file_mode if how == WRITE_NEW else None
+        rest = self._named(path) + how.to_bytes(4, "big") + attributes(mode=mode)
+        return self._session.handle(Kind.OPEN, rest, doing)
+
+    def _let_go(self, handle: bytes, doing: str) -> None:
+        """Close a handle; how that ends no longer matters."""
+        if not self._session.is_closed:
+            with suppress(LadingError):
+                self._session.call(Kind.CLOSE, text(handle), doing)
+
+    def _make_folders(self, path: str, doing: str) -> None:
         try:
-            while offset < end or under_way:
-                while offset < end and len(under_way) < _AHEAD:
-                    count = min(BLOCK, end - offset)
-                    under_way.append((count, self._ssh.start(_read(file, count, offset), doing)))
-                    offset += count
-                count, future = under_way.popleft()
-                data = self._ssh.wait(future, doing)
-                if len(data) < count:
-                    raise Corrupted(f"{doing}: it ended early")
-                yield data
-        finally:
-            for _, future in under_way:
-                future.cancel()
+            self._make_folder(path, doing)
+        except RefusedError as exc:
+            parent = path.rpartition("/")[0]
+            if exc.nothing_there and parent:
+                self._make_folders(parent, doing)
+                self._make_folders(path, doing)
+                return
+            found = self._found(path, doing) if exc.something_there else None
+            if found is None:
+                raise
+            if found.is_folder:
+                return
+            self._remove(path, doing)
+            self._make_folder(path, doing)
 
-    async def _open(self, name: bytes, how: str) -> asyncssh.SFTPClientFile:
-        new = asyncssh.SFTPAttrs()
-        if "x" in how and self._file_mode is not None:
-            new.permissions = self._file_mode
-        return await self._sftp.open(name, how, new)
+    def _make_folder(self, path: str, doing: str) -> None:
+        self._session.done(Kind.MKDIR, self._named(path) + attributes(), doing)
+        if self._folder_mode is not None:
+            self._session.done(Kind.SETSTAT, self._named(path) + attributes(mode=self._folder_mode), doing)
 
-    async def _opened(self, path: str) -> asyncssh.SFTPClientFile:
-        name = self._absolute(path)
-        found = await self._sftp.lstat(name)
-        if not is_file(found):
-            raise AccessDenied(f"{self._shown(path)} is not a regular file; links are not followed")
-        return await self._sftp.open(name, "rb")
+    def _rename(self, old: str, new: str, doing: str) -> None:
+        names = self._named(old) + self._named(new)
+        if RENAME_OVER in self._session.features:
+            self._session.done(Kind.EXTENDED, text(RENAME_OVER) + names, doing)
+            return
+        # The protocol's own rename replaces nothing. Between the two there is no file: better than a wrong one.
+        self._remove(new, doing)
+        self._session.done(Kind.RENAME, names, doing)
+
+    def _remove(self, path: str, doing: str) -> None:
+        try:
+            self._session.done(Kind.REMOVE, self._named(path), doing)
+        except RefusedError as exc:
+            if not exc.nothing_there:
+                raise
 
     # -- names -------------------------------------------------------------------------------------------------------
-
-    async def _made(self, path: str) -> None:
-        name = self._absolute(path)
-        try:
-            await self._sftp.mkdir(name)
-        except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
-            parent = path.rpartition("/")[0]
-            if not parent:
-                raise
-            await self._made(parent)
-            await self._made(path)
-            return
-        except (asyncssh.SFTPFailure, asyncssh.SFTPFileAlreadyExists):
-            found = await self._sftp.lstat(name)
-            if is_folder(found):
-                return
-            await self._sftp.remove(name)
-            await self._sftp.mkdir(name)
-        if self._folder_mode is not None:
-            await self._sftp.setstat(name, asyncssh.SFTPAttrs(permissions=self._folder_mode))
-
-    async def _renamed(self, old: str, new: str) -> None:
-        try:
-            await self._sftp.posix_rename(self._absolute(old), self._absolute(new))
-        except asyncssh.SFTPOpUnsupported:
-            # The protocol's own rename replaces nothing. Between the two there is no file: better than a wrong one.
-            await _removed(self._sftp, self._absolute(new))
-            await self._sftp.rename(self._absolute(old), self._absolute(new))
 
     def _absolute(self, path: str) -> bytes:
         whole = f"{self._root}/{path}" if path else self._root or "/"
         return whole.encode("utf-8", "surrogateescape")
 
+    def _named(self, path: str) -> bytes:
+        return text(self._absolute(path))
+
     def _shown(self, path: str) -> str:
         return f"{shown(path) or 'the folder'} of {self._name}"
 
-    def _run(self, coroutine: Coroutine[object, object, T], doing: str) -> T:
-        return self._ssh.run(coroutine, doing)
 
-
-async def _found(sftp: asyncssh.SFTPClient, name: bytes) -> asyncssh.SFTPAttrs | None:
+@contextmanager
+def _asking(doing: str) -> Iterator[str]:
+    """Turns the server's refusals into errors of ours; gives `doing` back."""
     try:
-        return await sftp.lstat(name)
-    except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
+        yield doing
+    except (RefusedError, MalformedError) as exc:
+        raise exc.error(doing) from exc
+
+
+def _remote_file(path: str, found: Attributes) -> RemoteFile:
+    size = 0 if found.is_folder else (found.size or 0) if found.is_file else -1
+    return RemoteFile(path, size, None if found.mtime is None else float(found.mtime), found.is_folder)
+
+
+def _mode(value: str, key: str) -> int | None:
+    if not value:
         return None
-
-
-async def _next_entries(entries: AsyncIterator[asyncssh.SFTPName]) -> list[asyncssh.SFTPName]:
-    batch: list[asyncssh.SFTPName] = []
-    try:
-        async for entry in entries:
-            batch.append(entry)
-            if len(batch) >= _LISTED_AT_ONCE:
-                break
-    except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
-        return batch
-    return batch
-
-
-async def _removed(sftp: asyncssh.SFTPClient, name: bytes) -> None:
-    try:
-        await sftp.remove(name)
-    except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath):
-        return
-
-
-async def _free(sftp: asyncssh.SFTPClient, name: bytes) -> int | None:
-    try:
-        room = await sftp.statvfs(name)
-    except asyncssh.SFTPOpUnsupported:
-        return None
-    return (room.bavail or 0) * (room.frsize or 0)
-
-
-async def _synced(file: asyncssh.SFTPClientFile) -> None:
-    try:
-        await file.fsync()
-    except asyncssh.SFTPOpUnsupported:
-        return
-
-
-async def _read(file: asyncssh.SFTPClientFile, count: int, offset: int) -> bytes:
-    data = await file.read(count, offset)
-    return data.encode() if isinstance(data, str) else data
-
-
-def _remote_file(path: str, found: asyncssh.SFTPAttrs) -> RemoteFile:
-    folder = is_folder(found)
-    size = 0 if folder else (found.size or 0) if is_file(found) else -1
-    return RemoteFile(path, size, None if found.mtime is None else float(found.mtime), folder)
-
-
-def _decoded(name: bytes | str) -> str:
-    return name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")
-
-
-def _private_key(config: SftpConfig) -> asyncssh.SSHKey:
-    assert config.identity is not None  # noqa: S101 - the caller looked
-    secret = password(config.passphrase, f"the key {config.identity}") if config.passphrase else None
-    try:
-        return asyncssh.read_private_key(str(config.identity.expanduser()), secret)
-    except OSError as exc:
-        raise AccessDenied(
-            f"the private key {config.identity} cannot be read: {exc.strerror}", next_command="lading doctor"
-        ) from exc
-    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as exc:
-        # The cause may quote the key.
-        raise AccessDenied(
-            f"the private key {config.identity} cannot be used: {type(exc).__name__}"
-            f"{'' if config.passphrase else '; if it has a passphrase, say where that is kept'}",
-            next_command="lading doctor",
-        ) from None
-
-
-def _known_hosts(config: SftpConfig) -> Path | None:
-    if config.known_hosts is None:
-        return None
-    path = config.known_hosts.expanduser()
-    if not path.is_file():
-        raise AccessDenied(
-            f"the host keys in {path} cannot be read", next_command=f"ssh-keyscan HOST > {path}   (compare them first)"
-        )
-    return path
-
-
-def _mode(text: str, key: str) -> int | None:
-    if not text:
-        return None
-    if not re.fullmatch(r"[0-7]{3,4}", text):
-        raise ConfigError(f"transport.{key} = {text!r} is not an octal mode like 0660")
-    return stat.S_IMODE(int(text, 8))
+    if not re.fullmatch(r"[0-7]{3,4}", value):
+        raise ConfigError(f"transport.{key} = {value!r} is not an octal mode like 0660")
+    return stat.S_IMODE(int(value, 8))
 
 
 def _is_remote_files(files: SftpFiles) -> RemoteFiles:

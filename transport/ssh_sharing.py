@@ -59,14 +59,14 @@ def _sweep() -> None:
 
 def _begun(ssh: list[str], host: str, seconds: float) -> bool:
     """Whether there is a master now."""
-    how = [*_fast_first(ssh, host), "-oControlMaster=yes", f"-oControlPersist={_IDLE_S}", "-N", "-f"]
+    how = [*fast_first(ssh, host), "-oControlMaster=yes", f"-oControlPersist={_IDLE_S}", "-N", "-f"]
     code, said = _run([*ssh, *how, host], seconds + _PATIENCE_S)
     if code > 0 and not _NO_SHARING.search(said):
         raise NotSharedError(said)
     return not code
 
 
-def _fast_first(ssh: Sequence[str], host: str) -> list[str]:
+def fast_first(ssh: Sequence[str], host: str) -> list[str]:
     """The ciphers that ssh may use here, in another order: the processor's AES costs a part of what ChaCha20 does.
 
     None is added: what the account or the system rules out stays out.
