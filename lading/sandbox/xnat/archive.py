@@ -274,11 +274,10 @@ def _sweep(site: Site, session: PrearchiveSession) -> None:
 
 
 def _waiting(site: Site, session: PrearchiveSession) -> list[tuple[PrearchiveScan, PrearchiveObject, Path]]:
-    return [
-        (scan, item, gradual.scan_folder(site, session, scan) / item.name)
-        for scan in site.state.prearchive_scans.of(session.key)
-        for item in _objects(site, session, scan)
-    ]
+    scans = {scan.id: scan for scan in site.state.prearchive_scans.of(session.key)}
+    folders = {number: gradual.scan_folder(site, session, scan) for number, scan in scans.items()}
+    items = [item for item in site.state.prearchive_objects.of(session.key) if item.scan in scans]
+    return [(scans[item.scan], item, folders[item.scan] / item.name) for item in items]
 
 
 def _anonymise_project(site: Site, plan: _Plan) -> None:

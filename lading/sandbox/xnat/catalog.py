@@ -5,6 +5,7 @@ disk again.
 """
 
 import hashlib
+import os
 import shutil
 import tarfile
 import uuid
@@ -22,6 +23,7 @@ from lading.sandbox.xnat.answers import Refusal
 from lading.sandbox.xnat.site import Site
 from lading.sandbox.xnat.state import CatalogEntry, Resource
 
+_BLOCK = 1 << 16  # a small buffer: most files are smaller than a large one takes to get
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
@@ -174,16 +176,27 @@ def refresh(site: Site, resource: Resource, options: Collection[str]) -> None:
     """Makes the catalog agree with the disk, as far as ``options`` say: append, delete, checksum, populateStats."""
     folder = site.folders.root / resource.folder
     with site.state.changing():
-        if "append" in options:
-            for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-                path = file.relative_to(folder).as_posix()
-                if entry_of(site, resource, path) is None:
-                    add_entry(site, resource, path, file, digest_if_wanted(site, file), describes=Describes())
+        for path in sorted(_paths_below(folder)) if "append" in options else []:
+            if entry_of(site, resource, path) is None:
+                file = folder / path
+                add_entry(site, resource, path, file, digest_if_wanted(site, file), describes=Describes())
         for entry in site.state.entries.of(resource.id) if "delete" in options else []:
             if not (folder / entry.path).exists():
                 site.state.entries.drop(entry)
     if "checksum" in options:
         _hash_again(site, resource)
+
+
+def _paths_below(folder: Path, above: str = "") -> Iterator[str]:
+    """The files in a folder and in those below it, relative to it."""
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _paths_below(Path(entry.path), f"{above}{entry.name}/")
+            elif entry.is_file():
+                yield above + entry.name
 
 
 def _hash_again(site: Site, resource: Resource) -> None:
@@ -192,6 +205,8 @@ def _hash_again(site: Site, resource: Resource) -> None:
         if file.exists():
             # Hashed before the lock is taken: nobody has to wait for a gigabyte.
             hashed = replace(entry, size=file.stat().st_size, digest=md5(file))
+            if hashed == entry:
+                continue
             with site.state.changing():
                 if entry_of(site, resource, entry.path) == entry:
                     site.state.entries.put(hashed)
@@ -208,8 +223,11 @@ def digests(site: Site, files: Collection[Path]) -> dict[Path, str]:
 
 
 def md5(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    digest = hashlib.md5(usedforsecurity=False)
+    with file.open("rb", buffering=0) as content:
+        while block := content.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_file(site: Site, target: Path, content: IO[bytes]) -> None:

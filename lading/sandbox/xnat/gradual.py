@@ -167,7 +167,7 @@ def anonymise(site: Site, path: Path, *, project: str, subject: str, session: st
 
 
 def _keep(site: Site, session: PrearchiveSession, item: PrearchiveObject, incoming: Path) -> None:
-    target = session_folder(site, session) / "SCANS" / item.scan / "DICOM" / item.name
+    target = session_folder(site, session) / f"SCANS/{item.scan}/DICOM/{item.name}"
     try:
         incoming.replace(target)
     except FileNotFoundError:
@@ -231,8 +231,8 @@ def _free_name(site: Site, scan: PrearchiveScan, header: Header, sent: Sent, uid
 def session_folder(site: Site, session: PrearchiveSession) -> Path:
     # A label is used as it came, so it must not climb out of the prearchive.
     label = session.folder.replace("/", "_").replace("..", "__")
-    return site.folders.prearchive / session.project / session.timestamp / label
+    return site.folders.prearchive / f"{session.project}/{session.timestamp}/{label}"
 
 
 def scan_folder(site: Site, session: PrearchiveSession, scan: PrearchiveScan) -> Path:
-    return session_folder(site, session) / "SCANS" / scan.id / "DICOM"
+    return session_folder(site, session) / f"SCANS/{scan.id}/DICOM"

@@ -6,6 +6,7 @@ import time
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from lading.sandbox.xnat.auth import Accounts
@@ -24,27 +25,27 @@ class Folders:
 
     root: Path
 
-    @property
+    @cached_property
     def inbox(self) -> Path:
         """What the inbox handler may read."""
         return self.root / "inbox"
 
-    @property
+    @cached_property
     def archive(self) -> Path:
         """Archived sessions and resources."""
         return self.root / "archive"
 
-    @property
+    @cached_property
     def prearchive(self) -> Path:
         """Received sessions."""
         return self.root / "prearchive"
 
-    @property
+    @cached_property
     def cache(self) -> Path:
         """Files that users put in before importing them."""
         return self.root / "cache"
 
-    @property
+    @cached_property
     def temporary(self) -> Path:
         """Half-written files; emptied at every start."""
         return self.root / "tmp"
@@ -63,7 +64,7 @@ class Site:
         shutil.rmtree(self.folders.temporary, ignore_errors=True)
         self.folders.create()
         self.faults = faults
-        self.state = State(Database(root / "state.sqlite3"))
+        self.state = State(Database(root / "state.jsonl"))
         self.accounts = Accounts(users, self.state, faults)
         self.tracking = Tracking()
         self.log: deque[str] = deque(maxlen=20_000)
