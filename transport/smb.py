@@ -211,10 +211,10 @@ class SmbFiles:
             if under_way >= WINDOW:
                 self._answer(doing)
                 under_way -= 1
-        for _ in range(under_way):
-            self._answer(doing)
+        # The worker acknowledges the last blocks when it knows that they are the last.
         self._line.send_block(b"", doing)
-        self._answer(doing)
+        for _ in range(under_way + 1):
+            self._answer(doing)
 
     def place_many(self, bodies: Iterable[tuple[str, Body]]) -> None:
         """See transport.remote.PlacesMany: the worker has the next files while it waits for the server."""
@@ -284,14 +284,19 @@ class SmbFiles:
         return there.size if stored == b"".join(body.blocks(start, there.size - start)) else 0
 
     def _next_block(self, blocks: Iterator[bytes], under_way: int, doing: str) -> bytes | None:
-        """The next block; when the source fails, the worker lets go of the part. After an error it says nothing more by itself."""
+        """The next block; when the source fails, the worker lets go of the part.
+
+        An error of its own is the last that it says of the blocks; to giving up it has an answer always.
+        """
         try:
             return next(blocks, None)
         except BaseException:
             with suppress(LadingError):
-                for _ in range(under_way):
-                    self._answer(doing)
-                self._ask(doing, "give up")
+                self._line.send_message({"do": "give up"}, doing)
+                with suppress(*_KINDS.values()):
+                    for _ in range(under_way):
+                        self._answer(doing)
+                self._answer(doing)
             raise
 
     def _streamed(self, doing: str, do: str, **request: object) -> Iterator[object]:

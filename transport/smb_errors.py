@@ -34,6 +34,7 @@ _STATUS: dict[int, tuple[str, str]] = {
     0xC0000121: (DENIED, "the file cannot be deleted; is it read-only?"),
     0xC0000033: (DENIED, "the server refuses the name"),
     0xC000003B: (DENIED, "the server refuses the path"),
+    0x8000002D: (DENIED, "a link is on the way; name the folder that it leads to"),
     0xC000007F: (FULL, "the disk of the server is full"),
     0xC0000044: (FULL, "the quota on the server is used up"),
     0xC0000043: (UNREACHABLE, "another program has the file open"),

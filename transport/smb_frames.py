@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import BinaryIO
 
 MESSAGE, DATA = b"J", b"D"
-WINDOW = 2
+WINDOW = 4
 """Blocks of content that may be on their way to the worker before it has said that the first of them is written."""
 _HEAD = struct.Struct(">cI")
 _MAX = 64 << 20

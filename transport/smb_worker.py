@@ -10,18 +10,22 @@ import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from typing import BinaryIO
 
 import smbclient
-from smbprotocol.exceptions import SMBResponseException
+from smbclient._pool import get_smb_tree
 
-from transport import smb_errors, smb_finish
-from transport.smb_frames import DATA, MESSAGE, FrameError, parsed, read_frame, write_frame, write_message
+from transport import smb_errors
+from transport.smb_frames import DATA, MESSAGE, WINDOW, FrameError, parsed, read_frame, write_frame, write_message
+from transport.smb_line import Line
+from transport.smb_pen import Pen, PlainPen, SwiftPen, Target
 
 _BLOCK = 1 << 20
 _PAGE = 500  # entries of a folder in one message
 _REPARSE_POINT = 0x400
+_AHEAD = WINDOW // 2  # blocks on their way to the server at a time; the parent sends more before it waits
+_TOGETHER = 16  # small files on their way to the server at a time
 _SHARED = "rwd"
 """What others may do with a file that we have open: everything, else the remains of a lost connection would lock us out."""
 
@@ -29,9 +33,10 @@ _SHARED = "rwd"
 class Worker:
     """Answers requests. Raises what the library raises."""
 
-    def __init__(self, receive: Callable[[], tuple[bytes, bytes]], send: BinaryIO) -> None:
-        self._receive, self._send = receive, send
+    def __init__(self, incoming: "Incoming", send: BinaryIO) -> None:
+        self._incoming, self._send = incoming, send
         self._root = ""
+        self._line: Line | None = None
         self._login: dict[str, object] = {}
         self._streams: dict[int, Iterator[bytes | list[object]]] = {}
         self._count = 0
@@ -43,9 +48,11 @@ class Worker:
         if do == "write":
             self._write(request)
         elif do == "put":
-            self._put(request, self._next_block())
+            self._put_all(request)
         elif do == "more":
             self._more(_number(request, "id"))
+        elif do == "give up":  # nothing is being written any more
+            write_message(self._send, {"ok": None})
         else:
             write_message(self._send, {"ok": self._simple(do, request)})
 
@@ -89,6 +96,8 @@ class Worker:
         )
         if self._look(self._root) is None:
             raise NoSuchPlaceError
+        tree, _ = get_smb_tree(self._root, **self._login)
+        self._line = Line.over(tree)
 
     def _at(self, path: object) -> str:
         below = str(path).replace("/", "\\")
@@ -159,72 +168,59 @@ class Worker:
 
     def _write(self, request: dict[str, object]) -> None:
         """Blocks come in, each is acknowledged when the server has it; an empty one is the end: then the part gets its name."""
-        part, offset = self._at(request["part"]), _number(request, "offset")
-        mode = "r+b" if offset else "wb"
-        path, when = self._at(request["path"]), _number(request, "mtime_ns")
-        with smbclient.open_file(
-            part, mode=mode, buffering=0, share_access=_SHARED, desired_access=smb_finish.ACCESS, **self._login
-        ) as file:
+        pen = self._pen(request)
+        try:
+            pen.begin(_number(request, "offset"), b"")
+            pen.begun()
             write_message(self._send, {"ok": None})
-            self.is_writing = True
-            file.seek(offset)
-            if offset:
-                file.truncate(offset)
-            while block := self._next_block():
-                view = memoryview(block)
-                while view:
-                    view = view[file.write(view) :]
-                write_message(self._send, {"ok": None})
-            self.is_writing = False
-            named = self._finished(file, path, when)
-        self._name(part, path, when, named=named)
-
-    def _name(self, part: str, path: str, when: int, *, named: bool) -> None:
-        if not named:
-            smbclient.utime(part, ns=(when, when), follow_symlinks=False, **self._login)
-            self._rename_over(part, path)
+            self._write_blocks(pen)
+            pen.finish()
+            pen.finished()
+        except BaseException:
+            self.is_writing = pen.is_open
+            pen.let_go()
+            raise
         write_message(self._send, {"ok": None})
 
-    def _put(self, request: dict[str, object], content: bytes) -> None:
-        """A small file, which came with its request."""
-        part, path, when = self._at(request["part"]), self._at(request["path"]), _number(request, "mtime_ns")
-        # Not `with file`, which opens it.
-        with closing(smb_finish.new(part, _SHARED, self._login)) as file:
-            try:
-                smb_finish.begin(file, content)
-            except BaseException:
-                self.is_writing = not file.closed
-                raise
-            named = self._finished(file, path, when)
-        self._name(part, path, when, named=named)
+    def _write_blocks(self, pen: Pen) -> None:
+        under_way = 0
+        while True:
+            kind, block = self._incoming.next()
+            goes_on = kind == DATA and bool(block)
+            if goes_on:
+                pen.write(block)
+                under_way += 1
+            while under_way > (_AHEAD if goes_on else 0):
+                pen.written()
+                under_way -= 1
+                write_message(self._send, {"ok": None})
+            if kind != DATA:
+                self._incoming.again(kind, block)
+                raise GivenUpError
+            if not block:
+                return
 
-    def _finished(self, file: object, path: str, when: int) -> bool:
-        """Whether the part got its time and name the short way."""
-        try:
-            return smb_finish.finish(file, path.rpartition("\\")[2], when)
-        except SMBResponseException as exc:
-            if smb_errors.in_the_way(exc):
-                return False
-            raise
+    def _put_all(self, request: dict[str, object]) -> None:
+        """A small file, which comes with its request, and those that wait behind it: they share the turns. Answers in order."""
+        puts = [self._begun_put(request)]
+        while len(puts) < _TOGETHER and (waiting := self._incoming.waiting("put")):
+            puts.append(self._begun_put(waiting))
+        for put in puts:
+            put.go_on(put.pen.begun)
+            put.go_on(put.pen.finish)
+        for put in puts:
+            put.go_on(put.pen.finished)
+            write_message(self._send, put.answer)
 
-    def _next_block(self) -> bytes:
-        kind, block = self._receive()
-        if kind != DATA:
-            raise GivenUpError
-        return block
+    def _begun_put(self, request: dict[str, object]) -> "_Put":
+        put = _Put(self._pen(request))
+        _, content = self._incoming.next()
+        put.go_on(lambda: put.pen.begin(0, content))
+        return put
 
-    def _rename_over(self, part: str, path: str) -> None:
-        try:
-            smbclient.replace(part, path, **self._login)
-        except OSError as exc:
-            if not smb_errors.in_the_way(exc):
-                raise
-            # A folder, or a read-only file, is in the way.
-            found = self._look(path)
-            if found is None or not found[2]:
-                raise
-            smbclient.rmdir(path, **self._login)
-            smbclient.replace(part, path, **self._login)
+    def _pen(self, request: dict[str, object]) -> Pen:
+        target = Target(self._at(request["part"]), self._at(request["path"]), _number(request, "mtime_ns"), self._login)
+        return SwiftPen(self._line, target) if self._line else PlainPen(target)
 
     # -- names -------------------------------------------------------------------------------------------------------
 
@@ -258,6 +254,61 @@ class Worker:
                 raise
 
 
+class _Put:
+    """One small file on its way."""
+
+    def __init__(self, pen: Pen) -> None:
+        self.pen = pen
+        self.answer: dict[str, object] = {"ok": None}
+
+    def go_on(self, step: Callable[[], None]) -> None:
+        """Do the next step, unless one has failed."""
+        if "error" in self.answer:
+            return
+        try:
+            step()
+        except Exception as exc:  # noqa: BLE001 - every error is an answer; the parent decides
+            self.answer = _refusal(exc, writing=self.pen.is_open)
+            self.pen.let_go()
+
+
+class Incoming:
+    """What the parent says, frame by frame."""
+
+    def __init__(self) -> None:
+        self._frames: queue.SimpleQueue[tuple[bytes, bytes]] = queue.SimpleQueue()
+        self._kept: tuple[bytes, bytes] | None = None
+
+    def feed(self, stream: BinaryIO) -> None:
+        """Read ahead, so that the end of the parent is noticed while the library waits. The parent bounds what is on its way."""
+        with suppress(FrameError, OSError, ValueError):
+            while True:
+                self._frames.put(read_frame(stream))
+        os._exit(1)  # the library has threads that would keep us
+
+    def next(self) -> tuple[bytes, bytes]:
+        """The next frame: its kind and payload."""
+        kept, self._kept = self._kept, None
+        return kept or self._frames.get()
+
+    def again(self, kind: bytes, payload: bytes) -> None:
+        """Let it be the next frame once more."""
+        self._kept = kind, payload
+
+    def waiting(self, do: str) -> dict[str, object] | None:
+        """The next frame, if it is here already and a request to `do`."""
+        if self._kept is None:
+            with suppress(queue.Empty):
+                self._kept = self._frames.get_nowait()
+        if self._kept is None or self._kept[0] != MESSAGE:
+            return None
+        request = parsed(self._kept[1])
+        if request.get("do") != do:
+            return None
+        self._kept = None
+        return request
+
+
 class GivenUpError(Exception):
     """The parent does not go on with the file."""
 
@@ -276,43 +327,34 @@ class EndedEarlyError(Exception):
 
 def main() -> int:
     """Answer until the parent is gone. What is wrong with a request is an answer too."""
-    incoming: queue.SimpleQueue[tuple[bytes, bytes]] = queue.SimpleQueue()
-    threading.Thread(target=_feed, args=(sys.stdin.buffer, incoming), daemon=True).start()
+    incoming = Incoming()
+    threading.Thread(target=incoming.feed, args=(sys.stdin.buffer,), daemon=True).start()
     out = sys.stdout.buffer
-    worker = Worker(incoming.get, out)
+    worker = Worker(incoming, out)
     write_message(out, {"ok": "ready"})
     while True:
-        kind, payload = incoming.get()
+        kind, payload = incoming.next()
         if kind != MESSAGE:
             continue  # blocks that were on their way when writing them failed
-        request = parsed(payload)
+        worker.is_writing = False
         try:
-            worker.answer(request)
+            worker.answer(parsed(payload))
         except GivenUpError:
-            worker.is_writing = False
-            write_message(out, {"ok": None})
-        except EndedEarlyError:
-            write_message(out, {"error": smb_errors.CORRUPTED, "said": "it ended early"})
-        except NoSuchPlaceError:
-            write_message(out, {"error": smb_errors.UNREACHABLE, "said": "there is no such share or folder"})
-        except NotAFileError:
-            write_message(out, {"error": smb_errors.DENIED, "said": "it is not a regular file; links are not followed"})
+            continue  # the answer is to the request that says so
         except Exception as exc:  # noqa: BLE001 - every error is an answer; the parent decides
-            write_message(out, _refusal(exc, worker))
+            write_message(out, _refusal(exc, writing=worker.is_writing))
 
 
-def _refusal(exc: BaseException, worker: Worker) -> dict[str, object]:
-    kind, said = smb_errors.meaning(exc, writing=worker.is_writing)
-    worker.is_writing = False
+def _refusal(exc: BaseException, *, writing: bool) -> dict[str, object]:
+    kind, said = _OURS.get(type(exc)) or smb_errors.meaning(exc, writing=writing)
     return {"error": kind, "said": said}
 
 
-def _feed(stream: BinaryIO, incoming: "queue.SimpleQueue[tuple[bytes, bytes]]") -> None:
-    """Reads ahead, so that the end of the parent is noticed while the library waits. The parent bounds what is on its way."""
-    with suppress(FrameError, OSError, ValueError):
-        while True:
-            incoming.put(read_frame(stream))
-    os._exit(1)  # the library has threads that would keep us
+_OURS: dict[type[BaseException], tuple[str, str]] = {
+    EndedEarlyError: (smb_errors.CORRUPTED, "it ended early"),
+    NoSuchPlaceError: (smb_errors.UNREACHABLE, "there is no such share or folder"),
+    NotAFileError: (smb_errors.DENIED, "it is not a regular file; links are not followed"),
+}
 
 
 def _number(request: dict[str, object], key: str) -> int:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lading.errors import AccessDenied, ConfigError, Rejected, Unreachable
+from lading.errors import AccessDenied, ConfigError, LadingError, Rejected, Unreachable
 from lading.manifest import NameLimits
 from lading.testing import trees
 from lading.testing.servers import free_port
@@ -102,6 +102,72 @@ class TestParts:
             files.place(name, SmallBody(b"new", 1_600_000_000.0))
 
         assert [(share[0] / name).read_bytes() for name in ("a.dat", "b.dat")] == [b"new", b"new"]
+
+
+SMALL = {"empty": b"", "one": b"1", "just 64 KiB": trees.noise(3, 1 << 16), "almost 1 MiB": trees.noise(4, MIB - 1)} | {
+    f"{number:03}.dat": trees.noise(number, 3_000 + number) for number in range(60)
+}
+
+
+@needs_smbd
+@pytest.mark.parametrize(
+    ("protection", "changes"),
+    [
+        ("", {}),
+        ("smb encrypt = off", {"encrypt": False}),
+        # As these, smbclient writes; the others are packed by hand.
+        ("msdfs root = yes", {}),
+        ("server min protocol = SMB2_02\nserver max protocol = SMB2_02", {"encrypt": False}),
+    ],
+    ids=["encrypted", "signed", "of a distributed file system", "signed, SMB 2.0"],
+)
+class TestWriting:
+    @pytest.fixture
+    def files(self, tmp_path, protection, changes):
+        folder = tmp_path / "share"
+        folder.mkdir()
+        with smbd(tmp_path / "samba", folder, protection=protection) as server:
+            connection = SmbPlace.from_settings(_settings(server, **changes)).connect()
+            yield connection
+            connection.close()
+
+    def test_many_small_files_arrive_with_their_times(self, files, tmp_path):
+        (tmp_path / "share" / "one").write_bytes(b"something longer was there")
+        (tmp_path / "share" / "empty").mkdir()
+
+        files.place_many((name, SmallBody(content, 1_600_000_000.0)) for name, content in SMALL.items())
+
+        arrived = {path.name: path.read_bytes() for path in (tmp_path / "share").iterdir()}
+        assert arrived == SMALL
+        assert {path.stat().st_mtime for path in (tmp_path / "share").iterdir()} == {1_600_000_000.0}
+
+    def test_a_large_file_arrives_and_another_behind_it(self, files, tmp_path):
+        content = trees.noise(1, 11 * MIB + 7)
+
+        for name in ("a.dat", "b.dat"):
+            files.place(name, SmallBody(content, 1_600_000_000.0))
+
+        assert [(tmp_path / "share" / name).read_bytes() == content for name in ("a.dat", "b.dat")] == [True, True]
+        assert (tmp_path / "share" / "b.dat").stat().st_mtime == 1_600_000_000.0
+        assert b"".join(files.read("b.dat", 5 * MIB)) == content[5 * MIB :]
+
+    def test_the_one_that_is_refused_is_told_and_the_others_arrive(self, files, tmp_path):
+        content = {"a": b"1", "nowhere/b": b"2", "c": b"3"}
+
+        with pytest.raises(LadingError, match="cannot write nowhere/b"):
+            files.place_many((name, SmallBody(body, 1_600_000_000.0)) for name, body in content.items())
+        files.place("d", SmallBody(b"4", 1_600_000_000.0))
+
+        assert sorted(path.name for path in (tmp_path / "share").iterdir()) == ["a", "c", "d"]
+        assert files.look("d").size == 1
+
+    def test_a_source_that_fails_leaves_the_connection_in_order(self, files, tmp_path):
+        for good in (0, MIB, 7 * MIB):
+            with pytest.raises(Unreachable, match="the source stopped"):
+                files.place("a.dat", _Counted(trees.noise(1, 9 * MIB), good))
+        files.place("a.dat", SmallBody(b"new", 1_600_000_000.0))
+
+        assert (tmp_path / "share" / "a.dat").read_bytes() == b"new"
 
 
 @needs_smbd
