@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 PYTEST ?= $(BIN)/python -m pytest
 # Most tests wait for servers more than they compute. `make test TESTERS=0` runs them one by one.
 TESTERS ?= 3
-SPREAD := -n $(TESTERS) --dist loadscope
+# In the order of the folders: many small modules come last, and nobody waits for a big one at the end.
+SPREAD := -n $(TESTERS) --dist loadscope --no-loadscope-reorder
 # What proftpd is linked with; it is unpacked, not installed.
 PROFTPD := libhiredis0.14 libmemcached11 libmemcachedutil2 libpcre2-posix3 libwrap0
 # For Bio-Formats; whatever Java is there will do.
