@@ -6,6 +6,7 @@ Every function may run again at any time, after any crash; the second run finds 
 committed together with the job for the next stage; what it raises decides who must act (`lading.engine.judge`).
 """
 
+import hashlib
 import json
 import tempfile
 from collections import Counter
@@ -120,13 +121,13 @@ def verify(work: Work, *, reread: bool = False) -> Step:
             outcomes.collect(importer.reread(parcel, record))
         else:
             outcomes.collect(importer.verify(parcel, record))
+        unproven = (*outcomes.unproven(), *_unaccounted(parcel, outcomes))
         outcomes.collect(_left_behind(parcel))
-        unproven = outcomes.unproven()
         stage = Stage.HELD if unproven else Stage.VERIFIED
         write_receipt(work, stage, (*work.known(), *unproven), record.target, outcomes)
         if unproven:
             raise Unproven(
-                f"reading {work.delivery.labels} back: {outcomes.summary()}",
+                f"reading {work.delivery.labels} back: {outcomes.summary()}{_also(unproven)}",
                 findings=unproven,
                 safe=(
                     "the files are in the inbox"
@@ -136,6 +137,26 @@ def verify(work: Work, *, reread: bool = False) -> Step:
                 next_command=f"lading show {work.delivery.id}",
             )
         return Step(Stage.VERIFIED, outcomes.summary())
+
+
+def _unaccounted(parcel: Parcel, outcomes: "Outcomes") -> Iterator[Finding]:
+    """An importer that forgot a file, or told another one twice, has proven nothing, however good its verdicts are."""
+    number = outcomes.counts.total()
+    if number != parcel.manifest.summary.files or outcomes.paths != sum(_mark(one.path) for one in parcel.manifest):
+        yield error(
+            _UNACCOUNTED,
+            f"{number} verdicts on {parcel.manifest.summary.files} files, and not one on each",
+            hint="this is a fault of the importer; the repository may well hold them all",
+        )
+
+
+def _also(unproven: Iterable[Finding]) -> str:
+    return "".join(f"; {one.message}" for one in unproven if one.code == _UNACCOUNTED)
+
+
+def _mark(path: str) -> int:
+    """A number for a path. The sum of many stands for all of them in any order, without remembering any."""
+    return int.from_bytes(hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=16).digest())
 
 
 def _left_behind(parcel: Parcel) -> Iterator[FileOutcome]:
@@ -172,10 +193,14 @@ LINE: Mapping[Stage, tuple[str, Callable[[Work], Step]]] = {
 
 
 class Outcomes:
-    """The verdicts on the files of one delivery, spooled to disk: a million files need no more memory than ten."""
+    """The verdicts on the files of one delivery, spooled to disk: a million files need no more memory than ten.
+
+    `paths` stands for the paths that were told of, whatever their order.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[Outcome] = Counter()
+        self.paths = 0
         self._worst: list[FileOutcome] = []
         self._spool: IO[str] = tempfile.TemporaryFile("w+", encoding="ascii")  # noqa: SIM115 - closed by __exit__
 
@@ -189,6 +214,7 @@ class Outcomes:
         """Take them all in."""
         for verdict in outcomes:
             self.counts[verdict.outcome] += 1
+            self.paths += _mark(verdict.path)
             if verdict.outcome in _UNPROVEN and len(self._worst) < _NAMED:
                 self._worst.append(verdict)
             row = (verdict.path, verdict.size, verdict.sha256, str(verdict.outcome), verdict.how, verdict.where)
@@ -213,6 +239,7 @@ class Outcomes:
         )
 
 
+_UNACCOUNTED = "verdicts-incomplete"
 _UNPROVEN = frozenset({Outcome.MISMATCH, Outcome.MISSING, Outcome.UNVERIFIED})
 
 
