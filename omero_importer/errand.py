@@ -1,6 +1,6 @@
 """One import on its way: what its steps share, and the steps. Each looks before it acts, so that all of it may run again."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lading.delivery import Parcel
@@ -62,6 +62,10 @@ class Errand:
         if self.route.engine == "cli":
             return f"{self.parcel.root.absolute().as_posix()}/"  # Java's importer knows files by nothing else
         return f"{self.parcel.delivery.labels}/"
+
+    def cut_off(self) -> Hashable:
+        """How far the uploads have come that were cut off and can go on; None when there are none."""
+        return self.interrupted.come(self.prefix)
 
     def marks(self, connection: Connection) -> list[Mark]:
         """The marks that count as this delivery's: its own, and those of the same content under the same labels."""

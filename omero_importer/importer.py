@@ -135,7 +135,8 @@ class OmeroImporter:
         if refuses(findings := (*errand.decision.findings, *_too_large(errand.decision))):
             raise Rejected(f"importing {parcel.delivery.labels}: OMERO would not take it", findings=findings)
         self._kept.keep(parcel, errand.decision)
-        place = self._sessions.run(where.who, f"importing {parcel.delivery.labels}", errand.bring)
+        doing = f"importing {parcel.delivery.labels}"
+        place = self._sessions.run(where.who, doing, errand.bring, cut_off=errand.cut_off)
         values = {
             **self._as_target(where, skips),
             "place_kind": place.kind,

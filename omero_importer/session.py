@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,6 +32,7 @@ _KEPT = 8
 _BUSY_ATTEMPTS = 4
 _LONGEST_WAIT_S = 15.0
 _IDLE_MS = 600_000
+_AWAY_S = 1.0
 _LEAVING_S = 5.0
 _REJOINS_S = (0.1, 0.3, 0.9)
 """Between attempts to join a session that the server still takes us for connected to."""
@@ -171,12 +172,22 @@ class Sessions:
         """Whether a person's own session is used, and not the account that the settings name."""
         return self._in_hand is not None
 
-    def run(self, who: Who, doing: str, step: Callable[[Connection], Result]) -> Result:
+    def run(
+        self,
+        who: Who,
+        doing: str,
+        step: Callable[[Connection], Result],
+        *,
+        cut_off: Callable[[], Hashable] = lambda: None,
+    ) -> Result:
         """What `step` returns. It is done again, once, after a lost session or reply; a busy server is waited for.
 
-        `step` must look before it acts. Raises what the table of errors says.
+        `step` must look before it acts. `cut_off`: how far that has come which can go on over another connection, None when there
+        is no such thing. As long as it comes further each time the step is done again, and a server that is away is waited for.
+        Raises what the table of errors says.
         """
         lost = busy = 0
+        come, until = None, 0.0
         while True:
             connection = None
             try:
@@ -191,11 +202,16 @@ class Sessions:
                     continue
                 if line.then is Then.WAIT:
                     self._on_busy(errors.back_off_s(exc))
-                if connection is not None and line.then in (Then.LOG_IN_AGAIN, Then.JOIN_AGAIN, Then.LOOK_AGAIN):
+                again = line.then in (Then.LOG_IN_AGAIN, Then.JOIN_AGAIN, Then.LOOK_AGAIN)
+                if again and connection is not None:
                     self._forget(who, connection, lives_on=line.then is not Then.LOG_IN_AGAIN)
-                    if not lost:
-                        lost += 1
+                    before, come = come, cut_off()
+                    if not lost or come not in (None, before):
+                        lost, until = lost + 1, time.monotonic() + self._settings.patience
                         continue
+                elif again and come is not None and time.monotonic() < until:
+                    time.sleep(_AWAY_S)
+                    continue
                 raise problem from exc
 
     def connection(self, who: Who) -> Connection:

@@ -73,7 +73,7 @@ class RepositorySettings:
     when you say so with "anywhere". `web`: address of OMERO.web, for links in receipts.
     `keep_alive`: how often the session is kept from expiring, 5 at least. `connect_timeout` bounds a connection,
     `read_timeout` any answer, `import_timeout` one fileset's import, and `patience` the wait for an import that somebody else
-    has under way. `valve`, `bioformats`, `cli`: see there.
+    has under way, and for a server that went away in the middle of an upload. `valve`, `bioformats`, `cli`: see there.
     """
 
     host: str

@@ -7,7 +7,7 @@ Fileset it belongs to. Everything else is as if nothing had been kept: what the 
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -68,19 +68,23 @@ class UploadUnderway:
     @property
     def can_go_on(self) -> bool:
         """Whether that promises more than to begin anew: it came further than when it was last taken up."""
-        return not self.asked and (not self.missing or self._come() != self._taken_up_at)
+        return not self.asked and (not self.missing or self.come() != self._taken_up_at)
 
     def take_up(self) -> None:
         """Note how far it has come: once more without getting further, and it is begun anew."""
-        self._taken_up_at = self._come()
+        self._taken_up_at = self.come()
 
-    def _come(self) -> tuple[int, int]:
+    def come(self) -> tuple[int, int]:
+        """So many files are there, and so many bytes of others."""
         return len(self.checksums) - len(self.missing), sum(self.written.values())
 
-    def fileset(self, connection: Connection) -> int:
-        """Its id, asked of the server over `connection`, which is used from here on; 0 when it is gone. As Ice raises."""
+    def move_to(self, connection: Connection) -> None:
+        """Use this connection of its session from here on."""
         proxy = connection.client.getCommunicator().stringToProxy(self.address)
         self.process = grid.ImportProcessPrx.uncheckedCast(proxy)
+
+    def fileset(self, connection: Connection) -> int:
+        """The Fileset's id, asked of the server; 0 when the import is gone, or has begun. As Ice raises."""
         missing = self.missing
         try:
             if self.process.getHandle() is not None:
@@ -132,13 +136,20 @@ class Interrupted:
         """
         found = {}
         for upload in self._all_in(place):
-            can = upload.can_go_on and upload.session == connection.key and upload.plan in plans
-            number = upload.fileset(connection) if can else 0
-            if number:
+            ours = upload.session == connection.key
+            if ours:
+                upload.move_to(connection)
+            if ours and upload.can_go_on and upload.plan in plans and (number := upload.fileset(connection)):
                 found[number] = upload
             else:
                 self.forget(upload)
         return found
+
+    def come(self, prefix: str) -> Hashable:
+        """How far those have come that can go on, of the delivery whose places have that prefix; None when there are none."""
+        with self._lock:
+            found = [upload for (where, _), upload in self._kept.items() if where.prefix == prefix and upload.can_go_on]
+            return tuple((upload.plan.key, *upload.come()) for upload in found) or None
 
     def forget(self, upload: UploadUnderway) -> None:
         """It will not go on."""

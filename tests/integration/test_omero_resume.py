@@ -1,7 +1,9 @@
 """An upload that is cut off goes on where it stopped, in the same Fileset, while its session lives. Bytes are counted."""
 
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from lading.delivery import Parcel
 from lading.errors import TargetUnavailable
 from lading.sandbox.omero import SandboxOmero
 from lading.sandbox.omero.glacier2 import missing as missing_glacier2
-from lading.testing.faultproxy import FaultProxy
+from lading.testing.faultproxy import FaultProxy, Faults
 from lading.testing.importer_suite import all_verified, bring_home, carry_out
 from lading.testing.instrument import wait_until
 from lading.testing.omero_world import USERS, OmeroWorld, running_omero
@@ -49,9 +51,9 @@ class Line:
         """`[repositories.NAME]` for who works over the line."""
         return {**self.world.repository(self.world.login("carol", USERS["carol"])), "port": self.proxy.port}
 
-    def importer(self, **route: object) -> OmeroImporter:
+    def importer(self, *, patience: float = 0.0, **route: object) -> OmeroImporter:
         made = OmeroImporter.from_settings(
-            self.table(),
+            {**self.table(), "patience": patience},
             {"create": "dataset", "block_kb": BLOCK >> 10, **route},
             inbox_root=self.world.inbox.root,
             state=self.world.folder / "state",
@@ -180,7 +182,64 @@ def test_several_filesets_go_on_each_in_its_own(line: Line) -> None:
     assert line.world.sandbox.records("Fileset") == line.world.sandbox.records("Image")
 
 
-def test_it_goes_on_when_the_router_has_been_away_for_a_while(line: Line) -> None:
+def test_a_line_that_is_cut_again_and_again_brings_it_all_the_same(line: Line) -> None:
+    parcel, importer = one_large_image(line.world), line.importer()
+    importer.plan(parcel)
+    before = line.proxy.passed
+    cuts = [before + SIZE * part // 10 for part in (2, 4, 6, 8)]
+    line.proxy.faults = ManyCuts(cuts)
+
+    with told(line.world.sandbox) as asked:
+        carry_out(importer, parcel)
+
+    assert line.proxy.cuts == len(cuts)
+    assert asked["importFileset"] == 1
+    assert line.proxy.passed - before < SIZE + len(cuts) * (AHEAD + TALK)
+    is_there_once(line, parcel)
+
+
+class ManyCuts(Faults):
+    """Cuts the line at each of these numbers of bytes."""
+
+    def __init__(self, at: Sequence[int]) -> None:
+        self._at: list[int] = []
+        super().__init__()
+        self._at = list(at)
+
+    @property
+    def cut_at(self) -> int | None:
+        return self._at[0] if self._at else None
+
+    @cut_at.setter
+    def cut_at(self, _: int | None) -> None:
+        self._at = self._at[1:]
+
+
+@only_once
+def test_a_router_that_restarts_is_waited_for_when_there_is_something_to_go_on_with(line: Line) -> None:
+    parcel, importer = one_large_image(line.world), line.importer(patience=120.0)
+    importer.plan(parcel)
+    line.proxy.faults.refuse = True
+    line.proxy.faults.cut_at = line.proxy.passed + SIZE * 6 // 10
+    back = threading.Thread(target=comes_back, args=(line.proxy, 1))
+    back.start()
+
+    with told(line.world.sandbox) as asked:
+        carry_out(importer, parcel)
+
+    back.join()
+    assert asked["importFileset"] == asked["verifyUpload"] == 1
+    is_there_once(line, parcel)
+
+
+def comes_back(proxy: FaultProxy, cuts: int) -> None:
+    """Let connections pass again, some time after the line was cut."""
+    wait_until(lambda: proxy.cuts == cuts, seconds=120)
+    time.sleep(1.5)
+    proxy.faults.refuse = False
+
+
+def test_it_goes_on_when_the_router_has_been_away_for_longer(line: Line) -> None:
     parcel, importer = one_large_image(line.world), line.importer()
     before = cut_for_a_while(line, importer, parcel)
 
