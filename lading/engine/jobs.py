@@ -1,17 +1,20 @@
 """Procrastinate, kept in one place: queueing a job inside our own transaction, the worker, and the jobs of the dead.
 
 One job is one step of one delivery: `{"delivery": …, "epoch": …, "step": …}`. Procrastinate's public way to queue a job
-uses a connection of its own; its SQL function, versioned by name, is what makes "advance the stage and queue the next
-job" one transaction. `tests/integration/test_engine_jobs.py` fails when a new release changes it.
+uses a connection of its own; its SQL functions, versioned by name, are what makes "advance the stage and queue the next
+job" one transaction, and "end this job and take the next" one more. Procrastinate's worker wakes threads up; a thread that
+is awake takes further jobs by itself. `tests/integration/test_engine_database.py` fails when a new release changes them.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import procrastinate
 import psycopg
+from procrastinate import job_context, manager
+from procrastinate import jobs as theirs
 from procrastinate.worker import Worker
 from psycopg_pool import AsyncConnectionPool
 
@@ -36,6 +39,14 @@ class Job:
     delivery: DeliveryId
     epoch: int
     step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A job in the hands of a worker. `id` is Procrastinate's."""
+
+    id: int
+    job: Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +77,51 @@ def queue(connection: Connection, job: Job, *, priority: int = 0, at: datetime |
     connection.execute(f"SELECT {deferring()}", deferral(job, priority=priority, at=at))
 
 
-def app(run: Callable[[Job], None]) -> procrastinate.App:
-    """A Procrastinate application whose only task hands jobs to `run`, in a thread. Open it with `open_pool`."""
-    made = procrastinate.App(connector=procrastinate.PsycopgConnector())
+def app(run: Callable[[Taken], None]) -> procrastinate.App:
+    """A Procrastinate application whose only task hands jobs to `run`, in a thread. Open it with `open_pool`.
 
-    @made.task(name=TASK, queue=QUEUE)
-    def step(delivery: str, epoch: int, step: str) -> None:
-        run(Job(DeliveryId(delivery), epoch, step))
+    `run` ends its job itself (`end`, `end_and_take`).
+    """
+    made = procrastinate.App(connector=procrastinate.PsycopgConnector())
+    made.job_manager = _Jobs(made.connector)
+
+    @made.task(name=TASK, queue=QUEUE, pass_context=True)
+    def step(context: job_context.JobContext, delivery: str, epoch: int, step: str) -> None:
+        run(Taken(context.job.id or 0, Job(DeliveryId(delivery), epoch, step)))
 
     return made
+
+
+class _Jobs(manager.JobManager):
+    """Leaves alone what `run` has ended."""
+
+    async def finish_job(self, job: theirs.Job, status: theirs.Status, delete_job: bool) -> None:  # noqa: FBT001 - theirs
+        if job.task_name != TASK or status is not theirs.Status.SUCCEEDED:
+            await super().finish_job(job, status, delete_job)
+
+
+def end(connection: Connection, taken: Taken) -> None:
+    """The job is over; no matter if the reaper has buried it meanwhile."""
+    connection.execute("DELETE FROM procrastinate_jobs WHERE id = %s AND status = 'doing'", (taken.id,))
+
+
+def end_and_take(connection: Connection, taken: Taken, worker_id: int) -> Taken | None:
+    """The job is over, and the worker has the next one that is due; None when there is none."""
+    row = connection.execute(_END_AND_TAKE, (taken.id, [QUEUE], worker_id)).fetchone()
+    if row is None or row[0] is None:
+        return None
+    job_id, args = row
+    return Taken(int(job_id), _job(args))
+
+
+_END_AND_TAKE = """
+WITH ended AS (DELETE FROM procrastinate_jobs WHERE id = %s AND status = 'doing')
+SELECT id, args FROM procrastinate_fetch_job_v2(%s::varchar[], %s)
+"""
+
+
+def _job(args: Mapping[str, str | int]) -> Job:
+    return Job(DeliveryId(str(args["delivery"])), int(args["epoch"]), str(args["step"]))
 
 
 def open_pool(dsn: str) -> AsyncConnectionPool:
@@ -130,11 +177,7 @@ def stalled(connection: Connection, silent_for: timedelta) -> list[StalledJob]:
     for _, worker_id, _ in rows:
         if worker_id not in present:
             present[worker_id] = _is_present(connection, worker_id)
-    return [
-        StalledJob(id_, worker_id, Job(DeliveryId(args["delivery"]), int(args["epoch"]), str(args["step"])))
-        for id_, worker_id, args in rows
-        if not present[worker_id]
-    ]
+    return [StalledJob(id_, worker_id, _job(args)) for id_, worker_id, args in rows if not present[worker_id]]
 
 
 def frozen(connection: Connection, silent_for: timedelta) -> list[int]:

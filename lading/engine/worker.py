@@ -57,7 +57,7 @@ def work(config: Config, dsn: str, factory_path: str, *, supervised: bool) -> No
 async def _serve(desk: Desk, dsn: str, concurrency: int, *, supervised: bool) -> None:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(concurrency + 2))
-    application = jobs.app(lambda job: _guarded(desk, job))
+    application = jobs.app(lambda taken: _do_all(desk, worker, taken))
     async with jobs.open_pool(dsn) as pool, application.open_async(pool):
         worker = jobs.worker(application, concurrency)
 
@@ -74,6 +74,25 @@ async def _serve(desk: Desk, dsn: str, concurrency: int, *, supervised: bool) ->
         await worker.run()  # type: ignore[no-untyped-call]  # procrastinate leaves it untyped
     if not desk.stopping.is_set():
         raise EngineError("the queue's worker ended by itself", safe="its jobs are taken up again")
+
+
+def _do_all(desk: Desk, worker: Worker, first: jobs.Taken) -> None:
+    """The job, and whatever else is due: going through Procrastinate's worker again would cost more than a small step."""
+    taken: jobs.Taken | None = first
+    while taken is not None:
+        _guarded(desk, taken.job)
+        taken = _next(desk, worker, taken)
+
+
+def _next(desk: Desk, worker: Worker, done: jobs.Taken) -> jobs.Taken | None:
+    try:
+        with database.recording(f"ending {done.job.step} of {done.job.delivery}"), desk.pool.connection() as connection:
+            if worker.worker_id is not None and not desk.stopping.is_set():
+                return jobs.end_and_take(connection, done, worker.worker_id)
+            jobs.end(connection, done)
+    except EngineError as exc:
+        _leave(exc.message)
+    return None
 
 
 def _guarded(desk: Desk, job: jobs.Job) -> None:

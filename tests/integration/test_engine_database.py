@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -89,6 +89,25 @@ def test_a_job_is_queued_with_the_transaction_or_not_at_all(connection: Connecti
 
     jobs.queue(connection, job)
     assert queued(connection) == [{"delivery": "20260504-1", "epoch": 1, "step": "accept"}]
+
+
+def test_a_worker_ends_a_job_and_takes_the_next_in_one(connection: Connection) -> None:
+    for number in (1, 2):
+        jobs.queue(connection, jobs.Job(DeliveryId(f"20260504-{number}"), 1, "accept"), priority=number)
+    jobs.queue(connection, jobs.Job(DeliveryId("20260504-3"), 1, "accept"), at=datetime.now(UTC) + timedelta(hours=1))
+    (worker,) = connection.execute("SELECT worker_id FROM procrastinate_register_worker_v1()").fetchone() or (0,)
+
+    first = jobs.end_and_take(connection, jobs.Taken(0, jobs.Job(DeliveryId("gone"), 1, "accept")), worker)
+    assert first is not None
+    assert first.job == jobs.Job(DeliveryId("20260504-2"), 1, "accept")
+    second = jobs.end_and_take(connection, first, worker)
+    assert second is not None
+    assert second.job.delivery == "20260504-1"
+    doing = connection.execute("SELECT id, worker_id FROM procrastinate_jobs WHERE status = 'doing'").fetchall()
+    assert doing == [(second.id, worker)]
+
+    assert jobs.end_and_take(connection, second, worker) is None
+    assert [args["delivery"] for args in queued(connection)] == ["20260504-3"]
 
 
 def test_a_stage_comes_with_its_event_and_the_next_job(connection: Connection) -> None:
