@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import cast
 
@@ -16,6 +17,7 @@ TASK = "globus-task"
 """Journal key: which list, which step of it, the submission id, and the task id once Globus has named it."""
 _FIRST_LOOK_S = 0.05
 _LONGEST_LOOK_S = 15.0
+_ENDING_S = 300.0
 _OURS_TO_WAIT = frozenset({"PAUSED_BY_ADMIN", "PAUSED", "GC_PAUSED", "GC_NOT_CONNECTED"})
 """Troubles that others cure: the task stays at Globus, and the next attempt finds it."""
 _FINE = frozenset({"", "OK", "Queued", "QUEUED"})
@@ -82,10 +84,12 @@ class TaskForgotten(Unreachable):
 
 
 class Tasks:
-    """Tasks of one account. `patience`: seconds that a task may be in trouble before we say so."""
+    """Tasks of one account. `patience`: seconds that a task may be in trouble before we say so; `ending`: that one may take to
+    end once it is cancelled.
+    """
 
-    def __init__(self, client: globus_sdk.TransferClient, patience: float) -> None:
-        self._client, self._patience = client, patience
+    def __init__(self, client: globus_sdk.TransferClient, patience: float, *, ending: float = _ENDING_S) -> None:
+        self._client, self._patience, self._ending = client, patience, ending
 
     def run(self, data: Data, what: str, look: Look | None = None) -> None:
         """A task that may be done again at will: hand it in, wait. Raises what `wait` raises."""
@@ -185,15 +189,24 @@ class Tasks:
         return trouble(code, f"cannot {what}: Globus task {task_id} FAILED", told)
 
     def cancel(self, task_id: str) -> None:
-        """The task ends, and has ended on return."""
+        """The task ends, and has ended on return. Raises Unreachable when it goes on for too long all the same."""
         with translating(f"cannot cancel the Globus task {task_id}"):
             try:
                 self._client.cancel_task(task_id)
-                while self.is_active(task_id):
-                    time.sleep(0.2)
             except globus_sdk.TransferAPIError as exc:
-                if not is_absent(exc):
-                    raise
+                if is_absent(exc):
+                    return
+                raise
+        until, pause = time.monotonic() + self._ending, _FIRST_LOOK_S
+        while self.is_active(task_id):
+            if time.monotonic() > until:
+                raise Unreachable(
+                    f"the Globus task {task_id} was cancelled, and has not ended {self._ending:g} s later (task-not-ended)",
+                    safe=KEPT,
+                    next_command=f"globus task show {task_id}",
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_LOOK_S)
 
     def is_active(self, task_id: str) -> bool:
         """Whether Globus still works on it."""
@@ -221,7 +234,8 @@ class Tasks:
         code = code or self._last_trouble(task_id)
         error = trouble(code, f"cannot {what}: Globus task {task_id} does not get on", self._told(task_id, ""))
         if code not in _OURS_TO_WAIT:
-            self.cancel(task_id)
+            with suppress(Unreachable):  # still noted, it is what the next attempt waits for
+                self.cancel(task_id)
         raise error
 
     def _last_trouble(self, task_id: str) -> str:
