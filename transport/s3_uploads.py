@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from botocore import exceptions as boto
@@ -21,6 +22,7 @@ from botocore import exceptions as boto
 from lading.errors import Corrupted, LadingError, SourceChanged, Unreachable
 from transport.foreign import shown
 from transport.remote import Body
+from transport.s3_crc import joined
 from transport.s3_errors import Answers, code_of
 
 MIB = 1 << 20
@@ -38,12 +40,28 @@ class _Upload:
     parts: Mapping[int, Mapping[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
 class _Part:
-    number: int
-    data: bytes
-    md5: bytes
+    """A piece of a body. Its checksums are computed by whoever asks first: the thread that sends it."""
+
+    def __init__(self, number: int, data: bytes) -> None:
+        self.number, self.data = number, data
+
+    @cached_property
+    def md5(self) -> bytes:
+        return hashlib.md5(self.data, usedforsecurity=False).digest()
+
+    @cached_property
+    def crc(self) -> int:
+        return zlib.crc32(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A part that the server has, as it told us, and what it is made of."""
+
+    answer: Mapping[str, Any]
     crc: int
+    size: int
 
 
 class _OtherContentError(Exception):
@@ -153,15 +171,13 @@ class Uploads:
 
     def _send_parts(self, upload: _Upload, body: Body) -> tuple[list[Mapping[str, Any]], int]:
         """Every part of the body, in order, as the server has it now; and the CRC-32 of the whole."""
-        sending: dict[int, Future[Mapping[str, Any]]] = {}
-        done: dict[int, Mapping[str, Any]] = {}
-        crc = 0
+        sending: dict[int, Future[_Sent]] = {}
+        done: dict[int, _Sent] = {}
         try:
             for part in self._parts(body):
-                crc = zlib.crc32(part.data, crc)
                 if part.number in upload.parts:
                     self._room.release()
-                    done[part.number] = _same(upload.parts[part.number], part)
+                    done[part.number] = _Sent(_same(upload.parts[part.number], part), part.crc, len(part.data))
                     continue
                 future = self._hands.submit(self._send_part, upload, part)
                 future.add_done_callback(lambda _: self._room.release())
@@ -174,7 +190,10 @@ class Uploads:
                 future.cancel()
             # What is on its way still arrives: it counts next time, and would outlive the end of its upload.
             wait(sending.values())
-        return [_listed(number, done[number]) for number in sorted(done)], crc
+        crc = 0
+        for number in sorted(done):
+            crc = joined(crc, done[number].crc, done[number].size)
+        return [_listed(number, done[number].answer) for number in sorted(done)], crc
 
     def _parts(self, body: Body) -> Iterator[_Part]:
         """The body cut into parts. Room is taken for each; whoever takes the part gives it back."""
@@ -183,12 +202,14 @@ class Uploads:
         while True:
             self._room.acquire()
             try:
-                buffer = bytearray(rest)
-                while len(buffer) < size and (block := next(blocks, b"")):
-                    buffer += block
-                rest = bytes(buffer[size:])
-                data = bytes(memoryview(buffer)[:size])
-                del buffer
+                pieces, missing = [rest[:size]], size - len(rest)
+                rest = rest[size:]
+                while missing > 0 and (block := next(blocks, b"")):
+                    pieces.append(block[:missing])
+                    rest = block[missing:]
+                    missing -= len(block)
+                data = b"".join(pieces)
+                del pieces
             except BaseException:
                 self._room.release()
                 raise
@@ -196,9 +217,9 @@ class Uploads:
                 self._room.release()
                 return
             number += 1
-            yield _Part(number, data, hashlib.md5(data, usedforsecurity=False).digest(), zlib.crc32(data))
+            yield _Part(number, data)
 
-    def _send_part(self, upload: _Upload, part: _Part) -> Mapping[str, Any]:
+    def _send_part(self, upload: _Upload, part: _Part) -> "_Sent":
         checksum = {"ChecksumCRC32": _crc(part.crc)} if self._with_checksum else {}
         with self._answers.translating(f"put part {part.number} of", upload.path):
             answer: Mapping[str, Any] = self._client.upload_part(
@@ -210,7 +231,7 @@ class Uploads:
                 ContentMD5=_base64(part.md5),
                 **checksum,
             )
-        return answer
+        return _Sent(answer, part.crc, len(part.data))
 
     def _finish(self, upload: _Upload, body: Body, parts: list[Mapping[str, Any]], crc: int) -> None:
         checksum = {"ChecksumCRC32": _crc(crc), "ChecksumType": "FULL_OBJECT"} if self._with_checksum else {}
