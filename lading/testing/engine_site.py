@@ -56,7 +56,7 @@ class EngineSite:
     root: Path
     database: str = "embedded"
     imports: int = 2
-    workers: int = 2
+    workers: int = 1
     concurrency: int = 4
     attempts: int = 8
     keep_days: float = 7.0

@@ -93,7 +93,7 @@ def test_a_database_that_is_away_for_twenty_seconds_is_waited_for(tmp_path: Path
     cluster = Cluster(tmp_path / "elsewhere")
     cluster.start()
     try:
-        with engine_site(tmp_path / "site", database=cluster.dsn) as site:
+        with engine_site(tmp_path / "site", database=cluster.dsn, workers=2) as site:
             (site.repo / "delay").write_text("1")
             for number in range(12):
                 site.put(f"S{number}")
@@ -114,7 +114,7 @@ def test_a_database_that_is_away_for_twenty_seconds_is_waited_for(tmp_path: Path
 
 
 def test_the_embedded_database_is_started_again_when_it_dies(tmp_path: Path) -> None:
-    with engine_site(tmp_path) as site:
+    with engine_site(tmp_path, workers=2) as site:
         site.put("S1")
         site.until(Stage.VERIFIED)
         database = Cluster(site.config.home / "postgres").pid()

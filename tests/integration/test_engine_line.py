@@ -31,7 +31,7 @@ def site(tmp_path: Path) -> Iterator[EngineSite]:
 
 
 def test_a_sealed_delivery_reaches_its_receipt_and_nothing_is_left_running(tmp_path: Path) -> None:
-    with engine_site(tmp_path) as site:
+    with engine_site(tmp_path, workers=2) as site:
         delivery = site.put("S1")
         site.until(Stage.VERIFIED)
         pids = [site.process.pid, *site.worker_pids()] if site.process else []

@@ -299,7 +299,7 @@ def until(true: Callable[[], bool], why: str, seconds: float = 90) -> None:
 
 
 def test_a_server_at_work(tmp_path: Path) -> None:
-    with engine_site(tmp_path / "site", keep_days=0.0) as site:
+    with engine_site(tmp_path / "site", keep_days=0.0, workers=2) as site:
         site.put("S1", files=4, size=500)
         site.put("S2", participant="mallory")
         site.until(Stage.VERIFIED, Stage.REJECTED)
