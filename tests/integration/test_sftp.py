@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import shlex
+import shutil
+import signal
 import stat
 import threading
 import time
@@ -183,6 +186,88 @@ def _reach(server, inbox: Inbox, tmp_path: Path, port: int = 0) -> dict[str, obj
     }
 
 
+def _noted_ssh(tmp_path: Path) -> tuple[Path, Path]:
+    """An ssh that notes its arguments, one line per run; and the note."""
+    program, note = tmp_path / "ssh", tmp_path / "ssh.log"
+    program.write_text(
+        f'#!/bin/sh\necho "$*" >> {shlex.quote(str(note))}\nexec {shlex.quote(shutil.which("ssh") or "")} "$@"\n'
+    )
+    program.chmod(0o755)
+    note.touch()
+    return program, note
+
+
+@needs_sshd
+def test_ssh_encrypts_where_it_is_installed_and_the_library_where_it_is_not(tmp_path, inbox, server):
+    program, note = _noted_ssh(tmp_path)
+    for number, how in enumerate((str(program), "no-such-program", "")):
+        errand = _errand(tmp_path, f"test-delivery-{number}", **_reach(server, inbox, tmp_path), ssh=how)
+
+        errand.carry()
+
+        assert trees.look(inbox.root / errand.slot.data) == trees.look(Path(errand.root))
+    sessions = [line for line in note.read_text().splitlines() if line.endswith("-s -- 127.0.0.1 sftp")]
+    assert sessions
+    assert all("StrictHostKeyChecking=yes" in line and "-F none" in line for line in sessions)
+    assert server.log.read_text().count("Accepted publickey") > len(sessions), "the library logged in too"
+
+
+def test_ssh_is_not_asked_to_use_a_secret(tmp_path, other, monkeypatch):
+    monkeypatch.setenv("LADING_TEST_SFTP", PASSWORD)
+    program, note = _noted_ssh(tmp_path)
+    settings = {"target": "lab@127.0.0.1:/inbox", "port": other.port, "known_hosts": str(other.known_hosts)}
+
+    SftpTransport.from_settings(
+        {**settings, "password": "env:LADING_TEST_SFTP", "ssh": str(program)}, state=tmp_path
+    ).probe()
+
+    assert not note.read_text()
+
+
+@needs_sshd
+@pytest.mark.parametrize("how", ["ssh", ""])
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("echo Welcome to the cluster", (AccessDenied, "no SFTP server")),
+        ("exit 1", (Unreachable, "connection was lost")),
+    ],
+)
+def test_an_account_without_sftp_is_told_so(tmp_path, inbox, how, command, told):
+    error, said = told
+    with sshd(tmp_path / "forced", forced_command=command) as server:
+        place = SftpPlace.from_settings({**_reach(server, inbox, tmp_path), "ssh": how})
+
+        with pytest.raises(error, match=said):
+            place.connect()
+
+
+@needs_sshd
+@pytest.mark.parametrize("how", ["ssh", ""])
+def test_a_server_that_takes_the_connection_and_says_nothing_is_given_up(tmp_path, inbox, server, how):
+    with FaultProxy(("127.0.0.1", server.port)) as proxy:
+        proxy.faults.stall = True
+        settings = _reach(server, inbox, tmp_path, proxy.port) | {"connect_timeout": 2, "ssh": how}
+
+        with pytest.raises(Unreachable, match="cannot log in"):
+            SftpPlace.from_settings(settings).connect()
+
+
+@needs_sshd
+def test_an_ssh_that_dies_is_a_connection_that_is_lost(tmp_path, inbox, server):
+    program = tmp_path / "ssh"
+    program.write_text(f'#!/bin/sh\necho $$ > {shlex.quote(str(tmp_path / "pid"))}\nexec ssh "$@"\n')
+    program.chmod(0o755)
+    files = SftpPlace.from_settings({**_reach(server, inbox, tmp_path), "ssh": str(program)}).connect()
+    try:
+        assert files.free_bytes()
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        with pytest.raises(Unreachable, match="lost"):
+            _place_for_ever(files)
+    finally:
+        files.close()
+
+
 @needs_sshd
 def test_a_line_that_stalls_in_the_middle_of_a_file_is_unreachable_and_finished_later(tmp_path, inbox, server):
     with FaultProxy(("127.0.0.1", server.port)) as proxy:
@@ -307,6 +392,11 @@ def test_a_throttled_carry_keeps_to_its_pace_and_leaves_no_thread_behind(tmp_pat
     assert time.monotonic() - start > 1.0
     assert trees.look(inbox.root / errand.slot.data) == trees.look(Path(errand.root))
     _until(lambda: not [t for t in threading.enumerate() if t.name.startswith(("lading-ssh", "lading-carry"))])
+
+
+def _place_for_ever(files) -> None:
+    while True:
+        files.place("file", SmallBody(b"x" * 100_000))
 
 
 def _until(true, seconds: float = 60.0) -> None:
