@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import IO, Protocol
+from typing import Protocol
 
 from lading.delivery import Delivery, FileOutcome, Outcome, Parcel, Receipt, Stage
 from lading.errors import Corrupted, NotVerified, Rejected, Unreachable
@@ -22,6 +22,7 @@ from lading.inbox import Inbox
 from lading.ports import Check, Importer, ImportRecord, Journal, Rereading
 
 IMPORT_RECORD = "import-record"
+_SPOOLED_BYTES = 1 << 20
 _NAMED = 200
 """So many files are named one by one in findings; the receipt's list has them all."""
 
@@ -202,7 +203,8 @@ class Outcomes:
         self.counts: Counter[Outcome] = Counter()
         self.paths = 0
         self._worst: list[FileOutcome] = []
-        self._spool: IO[str] = tempfile.TemporaryFile("w+", encoding="ascii")  # noqa: SIM115 - closed by __exit__
+        # A file only when it grows: most deliveries are small. Closed by __exit__.
+        self._spool = tempfile.SpooledTemporaryFile(_SPOOLED_BYTES, "w+", encoding="ascii")  # noqa: SIM115
 
     def __enter__(self) -> "Outcomes":
         return self

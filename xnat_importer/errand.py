@@ -1,4 +1,4 @@
-"""What the steps of one import share, and the pace at which they ask again."""
+"""What the steps of one import share, and the pace at which they ask."""
 
 import json
 import time
@@ -17,6 +17,7 @@ from xnat_importer.target import Repository
 CLAIM, REQUEST, ASKING, UPLOAD = "xnat.claim", "xnat.request", "xnat.asking", "xnat.upload"
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GROWTH = 0.02, 2.0, 1.6
+_LONGEST_GUESS_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Errand:
     contents: Contents
     journal: Journal
     state: Path
+    habit: "Habit"
 
     @property
     def session(self) -> XnatSession:
@@ -119,3 +121,21 @@ class Pace:
         """Pause before the next look."""
         time.sleep(self._pause)
         self._pause = min(self._pause * _GROWTH, _LONGEST_PAUSE_S)
+
+
+class Habit:
+    """How long XNAT usually takes for an import, so that the first question about one comes when there is an answer."""
+
+    def __init__(self) -> None:
+        self._usual = _FIRST_PAUSE_S
+
+    @property
+    def seconds(self) -> float:
+        """The pause before the first question, at most half a second: nobody is to wait long for a guess."""
+        return self._usual
+
+    def learn(self, asked: int, seconds: float) -> None:
+        """An import was over after `seconds`, seen by the so-many-th question."""
+        # Down by little when the first question came late enough, up by much when it came too early: few are asked in vain.
+        guess = self._usual * 0.98 if asked == 1 else (self._usual + 1.15 * seconds) / 2
+        self._usual = min(max(guess, _FIRST_PAUSE_S), _LONGEST_GUESS_S)

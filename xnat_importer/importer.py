@@ -16,17 +16,19 @@ from lading.findings import Finding, note, warning
 from lading.ports import ImportPlan, ImportRecord, Journal, Settings
 from xnat_importer import dicom_import, readback, resources
 from xnat_importer.contents import Contents, sort
-from xnat_importer.errand import Errand, Target
+from xnat_importer.errand import Errand, Habit, Target
 from xnat_importer.ownership import demand_ours, demand_same_study
 from xnat_importer.session import XnatSession, as_query, quoted
 from xnat_importer.settings import RepositorySettings, RouteSettings, repository_settings, route_settings
-from xnat_importer.target import Archived, Found, Project, Repository, demand
+from xnat_importer.target import Archived, Found, Project, Repository, Stored, demand
 
 # What XNAT keeps as it is; anything else it replaces by "_" in one place and refuses in another.
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LOOK_IS_FRESH_S = 5.0
 _REMEMBERED = 16
 _REMEMBERED_FILES = 20_000
+# Longer listings are read scan by scan: the memory that the answer takes is then that of the largest scan.
+_LISTED_AT_ONCE = 5_000
 
 
 class XnatImporter:
@@ -37,6 +39,7 @@ class XnatImporter:
         self._inbox_root, self._state = inbox_root.resolve(), state
         self._session = XnatSession(server)
         self._repository = Repository(self._session)
+        self._habit = Habit()
         self._sorted: OrderedDict[tuple[str, str, str], Contents] = OrderedDict()
         self._looks: OrderedDict[DeliveryId, tuple[float, Found]] = OrderedDict()
         self._lock = threading.Lock()
@@ -109,15 +112,13 @@ class XnatImporter:
         target, contents, repository = errand.target, errand.contents, errand.repository
         for entry, reason in contents.skipped:
             yield readback.filtered(entry, reason)
-        scans = None
         archived = _as_recorded(record) or repository.archived(target.project, target.session)
+        stored = None
         if archived is not None:
             repository.refresh(archived)
-            # By project, subject and label, so that what is proven is also where people look for it.
-            scans = repository.scans_of(target.project, target.subject, target.session)
-        if archived is not None and scans is not None:
+            stored = self._stored(errand, archived)
+        if archived is not None and stored is not None:
             if contents.dicom:
-                stored = [file for scan in scans for file in repository.scan_files(archived, scan)]
                 yield from readback.dicom(errand, contents.dicom, stored, lambda: self._rewrites(target.project))
             for place, entries in resources.assign(contents.companions, self._route).items():
                 yield from readback.companions(errand, archived, place, entries)
@@ -127,6 +128,22 @@ class XnatImporter:
         yield from readback.dicom(errand, contents.dicom, waiting, lambda: self._rewrites(target.project))
         for entry in contents.companions:
             yield readback.missing(entry, "the session is not archived yet")
+
+    def _stored(self, errand: Errand, archived: Archived) -> list[Stored] | None:
+        """The files of the session's scans, None when there is no such session of that subject.
+
+        By project, subject and label, so that what is proven is also where people look for it.
+        """
+        target, repository, dicom = errand.target, errand.repository, errand.contents.dicom
+        if 0 < len(dicom) <= _LISTED_AT_ONCE:
+            listed = repository.files_of_scans(archived, target.project, target.subject, target.session)
+            if readback.proves_all(dicom, listed):
+                return listed
+        # Not everything is there, byte for byte: what the single listing leaves out is asked for, scan by scan.
+        scans = repository.scans_of(target.project, target.subject, target.session)
+        if scans is None or not dicom:
+            return None if scans is None else []
+        return [file for scan in scans for file in repository.scan_files(archived, scan)]
 
     def _rewrites(self, project: str) -> bool:
         return bool(self._repository.anonymised_by(project))
@@ -280,6 +297,7 @@ class XnatImporter:
             contents=self._contents(parcel, target.skips),
             journal=journal,
             state=self._state,
+            habit=self._habit,
         )
 
     def _session_without_images(self, errand: Errand) -> Archived:

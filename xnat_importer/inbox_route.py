@@ -5,6 +5,7 @@ always false, and what arrived is read back later. One study per request, final 
 """
 
 import json
+import time
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 
@@ -108,9 +109,15 @@ def follow(errand: Errand, number: str, *, from_before: bool = False) -> Request
     """
     pace = Pace()
     doubts = from_before
+    began, asked = time.monotonic(), 0
+    if not from_before:
+        time.sleep(errand.habit.seconds)
     while True:
         now = _read(errand, number)
+        asked += 1
         if now.status in _FINAL:
+            if not from_before:
+                errand.habit.learn(asked, time.monotonic() - began)
             return now
         quiet = pace.quiet_for(now.status)
         if doubts or quiet > errand.server.grace:

@@ -54,18 +54,24 @@ class Interface(requests.Session):
         url: str,
         *,
         query: Sequence[tuple[str, str]] = (),
+        body: bytes | None = None,
+        content_type: str = "",
         timeout: tuple[float, float],
         stream: bool = False,
     ) -> requests.Response:
-        """A request without a body, by the short way. `timeout` is (connect, read) in seconds.
+        """A request with a small body or none, by the short way. `timeout` is (connect, read) in seconds.
 
         Raises urllib3's exceptions for the connection and requests' own while the answer is read.
         """
         address = f"{url}?{urlencode(query)}" if query else url
+        headers = {**self.headers, "Cookie": self._cookie()}
+        if content_type:
+            headers["Content-Type"] = content_type
         raw = self._pools.urlopen(
             method,
             address,
-            headers={**self.headers, "Cookie": self._cookie()},
+            body=body,
+            headers=headers,
             timeout=urllib3.Timeout(connect=timeout[0], read=timeout[1]),
             redirect=False,
             retries=False,

@@ -67,6 +67,12 @@ def dicom(
         yield from _Judge(errand, anonymised()).judge(rest, [s for s in stored if s.uri not in matched])
 
 
+def proves_all(files: Sequence[DicomFile], stored: Sequence[Stored]) -> bool:
+    """Whether each object is among `stored` with the MD5 that the manifest gives it."""
+    by_md5 = with_md5(stored)
+    return all(file.entry.digests.get("md5") in by_md5 for file in files)
+
+
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """A stored object as it was read back. `sha256` and `substance` are empty when its header alone was read."""

@@ -147,12 +147,20 @@ class XnatSession:
             (self._settings.connect_timeout, call.timeout or self._settings.read_timeout),
         )
         self.requests += 1
-        if call.body is None and call.files is None and isinstance(interface, Interface):
+        data = call.body() if call.body else None
+        if (data is None or isinstance(data, bytes)) and call.files is None and isinstance(interface, Interface):
             try:
-                return interface.ask(call.method, url, query=list(call.query), timeout=timeout, stream=call.stream)
+                return interface.ask(
+                    call.method,
+                    url,
+                    query=list(call.query),
+                    body=data,
+                    content_type=call.content_type,
+                    timeout=timeout,
+                    stream=call.stream,
+                )
             except (requests.RequestException, HTTPError) as exc:
                 raise errors.from_exception(exc, doing=call.doing, url=self.url) from exc
-        data = call.body() if call.body else None
         try:
             response: requests.Response = interface.request(
                 call.method,

@@ -22,6 +22,7 @@ from lading.errors import (
 )
 from lading.manifest import Entry
 from xnat_importer import credentials, errors
+from xnat_importer.errand import Habit
 from xnat_importer.resources import Place, assign
 from xnat_importer.session import quoted, unquoted
 from xnat_importer.settings import repository_settings, route_settings
@@ -231,3 +232,32 @@ def test_the_first_rule_that_matches_wins() -> None:
         "resource OTHER": ["c.txt"],
     }
     assert Place("OTHER") in found
+
+
+def asked_of(habit: Habit, seconds: float) -> int:
+    """How many questions an import takes that is over after so many seconds."""
+    asked, now, pause = 1, habit.seconds, 0.02
+    while now < seconds:
+        asked, now, pause = asked + 1, now + pause, pause * 1.6
+    habit.learn(asked, now)
+    return asked
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.1, 0.3])
+def test_imports_that_take_the_same_time_are_soon_asked_after_once(seconds: float) -> None:
+    habit = Habit()
+    for _ in range(20):
+        asked_of(habit, seconds)
+
+    assert sum(asked_of(habit, seconds) for _ in range(100)) <= 125
+    assert habit.seconds <= max(0.02, 1.3 * seconds)
+
+
+def test_one_slow_import_does_not_slow_down_those_after_it() -> None:
+    habit = Habit()
+    asked_of(habit, 600.0)
+
+    assert habit.seconds <= 0.5
+    for _ in range(100):
+        asked_of(habit, 0.05)
+    assert habit.seconds <= 0.1
