@@ -160,7 +160,7 @@ class EngineSite:
         self,
         *stages: Stage,
         ids: Collection[DeliveryId] | None = None,
-        seconds: float = 60,
+        seconds: float = 120,
         meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
         """Wait until all the deliveries are at one of `stages`. Raises AssertionError with where they are instead."""

@@ -83,6 +83,7 @@ recovered_after = {recovered_after}
 """
 """Settings for `more`: mail through a server of `lading.testing.mailserver`."""
 
+_LEAST_S = 120.0
 Json = dict[str, "JsonValue"]
 JsonValue = str | int | float | bool | None | list["JsonValue"] | Json
 
@@ -230,7 +231,7 @@ class Facility:
         data = json.dumps(body).encode() if body is not None else None
         request = urllib.request.Request(f"{self.url}/_sandbox/{path}", data=data, method=method)  # noqa: S310 - our own loopback URL
         request.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=100) as answer:  # noqa: S310
             found = json.loads(answer.read() or b"{}")
         assert isinstance(found, dict)
         return found
@@ -250,7 +251,7 @@ class Facility:
         return [d for d in listed if isinstance(d, dict)]
 
     def settle(
-        self, count: int, *, seconds: float = 60, final: Sequence[str] = ("VERIFIED", "REJECTED", "HELD", "CLEANED")
+        self, count: int, *, seconds: float = 120, final: Sequence[str] = ("VERIFIED", "REJECTED", "HELD", "CLEANED")
     ) -> list[Json]:
         """Wait until `count` deliveries are known and all are at rest; returns what `lading list` says of them then.
 
@@ -270,7 +271,11 @@ class Facility:
         return found
 
     def until(self, true: Callable[[], bool], *, seconds: float, why: str, every: float = 0.05) -> None:
-        """Wait for something to become true. Raises AssertionError with what the programs said."""
+        """Wait for something to become true. Raises AssertionError with what the programs said.
+
+        Never less than two minutes: that something did not come sooner proves nothing on a machine that is busy.
+        """
+        seconds = max(seconds, _LEAST_S)
         deadline = time.monotonic() + seconds
         looked = time.monotonic()
         while not true():

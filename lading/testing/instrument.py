@@ -232,7 +232,7 @@ def hashes(root: Path) -> dict[str, str]:
     }
 
 
-def wait_until(holds: Callable[[], bool], *, seconds: float = 30.0) -> None:
+def wait_until(holds: Callable[[], bool], *, seconds: float = 120.0) -> None:
     """Wait for something to become true. Raises AssertionError."""
     until = time.monotonic() + seconds
     while not holds():

@@ -49,7 +49,7 @@ class MailServer:
             self._thread.join(30)
             self._loop = None
 
-    def wait_for(self, count: int, *, seconds: float = 60) -> list[EmailMessage]:
+    def wait_for(self, count: int, *, seconds: float = 120) -> list[EmailMessage]:
         """The mails once there are `count`. Raises AssertionError."""
         deadline = time.monotonic() + seconds
         while len(self.mails) < count:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SSHD = "/usr/sbin/sshd"
-_START_S = 30.0
+_START_S = 120.0
 _PORTS = range(10_000, 32_000)
 _SHARES = 8
 _given: set[int] = set()

@@ -27,7 +27,7 @@ def in_xnat(site: Facility, path: str) -> list[dict[str, str]]:
     """Asks the repository itself, not the program under test."""
     request = urllib.request.Request(f"{site.url}/data/{path}?format=json")
     request.add_header("Authorization", "Basic YWRtaW46YWRtaW4=")
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=100) as answer:
         return list(json.loads(answer.read())["ResultSet"]["Result"])
 
 

@@ -20,7 +20,7 @@ def ask_xnat(site: Facility, method: str, path: str, body: bytes = b"") -> bytes
     request = urllib.request.Request(f"{site.url}/{path}", data=body or None, method=method)
     request.add_header("Authorization", "Basic YWRtaW46YWRtaW4=")
     request.add_header("Content-Type", "application/octet-stream")
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=100) as answer:
         return answer.read()
 
 

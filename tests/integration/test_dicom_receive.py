@@ -32,7 +32,7 @@ def node(tmp_path: Path) -> Node:
     return made
 
 
-def until(holds: Callable[[], bool], seconds: float = 60) -> bool:
+def until(holds: Callable[[], bool], seconds: float = 120) -> bool:
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:

@@ -83,7 +83,7 @@ def sender(tmp_path: Path) -> Sender:
     return Sender(tmp_path)
 
 
-def until(holds: Callable[[], bool], seconds: float = 60) -> bool:
+def until(holds: Callable[[], bool], seconds: float = 120) -> bool:
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:

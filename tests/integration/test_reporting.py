@@ -215,7 +215,7 @@ def _now(connection: Connection):  # type: ignore[no-untyped-def]  # the databas
     return row[0]
 
 
-def wait_until(site: EngineSite, query: str, *, seconds: float = 60) -> None:
+def wait_until(site: EngineSite, query: str, *, seconds: float = 120) -> None:
     """Until the server's database answers `query` with a row."""
     deadline = time.monotonic() + seconds
     with database.connect(site.dsn) as connection:

@@ -34,7 +34,7 @@ def sandbox(tmp_path: Path) -> Iterator[SandboxXnat]:
 
 @pytest.fixture
 def http(sandbox: SandboxXnat) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=sandbox.url, auth=("alice", "alice"), timeout=30) as client:
+    with httpx.Client(base_url=sandbox.url, auth=("alice", "alice"), timeout=120) as client:
         yield client
 
 
@@ -43,7 +43,7 @@ def rows(answer: httpx.Response) -> list[dict[str, str]]:
     return answer.json()["ResultSet"]["Result"]
 
 
-def until(look: Callable[[], T], patience: float = 10.0) -> T:
+def until(look: Callable[[], T], patience: float = 120.0) -> T:
     deadline = time.monotonic() + patience
     while not (found := look()):
         assert time.monotonic() < deadline, f"still {found!r}"

@@ -20,7 +20,7 @@ def running(root: Path, *arguments: str) -> Iterator[tuple[dict[str, str], subpr
     command = [sys.executable, "-m", "lading.sandbox.xnat", "--root", str(root), "--ready-file", str(ready), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not ready.exists():
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -37,7 +37,7 @@ def test_it_says_that_it_is_a_stand_in(tmp_path: Path):
     with running(tmp_path / "xnat", "--project", "P:auto") as (about, process):
         page = httpx.get(about["url"]).text
         process.terminate()
-        said = process.communicate(timeout=20)[0]
+        said = process.communicate(timeout=120)[0]
 
     assert "STAND-IN" in page
     assert "STAND-IN" in said

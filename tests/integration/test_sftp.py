@@ -399,7 +399,7 @@ def _place_for_ever(files) -> None:
         files.place("file", SmallBody(b"x" * 100_000))
 
 
-def _until(true, seconds: float = 60.0) -> None:
+def _until(true, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline

@@ -29,7 +29,7 @@ from transport.dicom_wire import (
 
 CT, EXPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
 ECHO = "1.2.840.10008.1.1"
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ def test_an_interrupted_carry_leaves_no_rsync_behind(tmp_path):
     process = errand.start()
     _wait_for(lambda: [line for line in _rsyncs(errand) if "/data/" in line])
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=120)
 
     _wait_for(lambda: not _rsyncs(errand))
 
@@ -171,7 +171,7 @@ def _rsyncs(errand: Errand) -> list[str]:
 
 
 def _wait_for(condition) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -19,7 +19,7 @@ from lading.sandbox.omero import SandboxOmero
 from lading.sandbox.omero.faults import Faults
 from lading.testing.omero_import import Importing, log_in, path_of, rows, sha1, stored
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 @pytest.fixture(scope="module")

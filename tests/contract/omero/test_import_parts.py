@@ -34,7 +34,7 @@ VECTORS = {
     "Adler-32": ("01000000", "21c664bf"),
     "File-Size-64": ("0" * 16, "4e02000000000000"),
 }
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

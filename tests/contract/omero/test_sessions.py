@@ -16,7 +16,7 @@ from lading.sandbox.omero import SandboxOmero
 from lading.sandbox.omero.certificates import identity
 from lading.testing.omero_server import Login, OmeroServer
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 GONE = (
     omero.RemovedSessionException,
     omero.SessionTimeoutException,
