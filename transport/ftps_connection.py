@@ -3,6 +3,7 @@
 import ftplib
 import re
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ _DOCTOR = "lading doctor"
 _SAID = 200  # characters of a reply that are shown
 _WORD_S = 5.0  # how long a server may take to say why it cut a data connection
 _KEEPALIVE_S = 30
+_SESSION_S = 10.0  # for how long a TLS session is used again without asking for a newer one
 _PORT_TRIES, _PORT_WAIT_S = 10, 0.2
 _LOGIN = frozenset({"430", "530", "331", "332", "532"})
 _REFUSED = frozenset({"550", "553", "521", "522", "533", "534", "536"})
@@ -56,6 +58,8 @@ class Session(ftplib.FTP_TLS):
         super().__init__(context=tls_context(login.ca), timeout=login.connect_s, encoding="utf-8")
         self.features: dict[str, str] = {}
         self._data: socket.socket | None = None
+        self._session: ssl.SSLSession | None = None
+        self._session_until = 0.0
 
     def begin(self, login: Login) -> None:
         """Connect, log in, and learn what the server can do. Raises what ftplib raises."""
@@ -96,13 +100,21 @@ class Session(ftplib.FTP_TLS):
         plain, size = ftplib.FTP.ntransfercmd(self, cmd, rest)  # noqa: S321 - inside TLS: see __init__
         try:
             self._data = plain
-            session = getattr(self.control, "session", None)
-            data = self.context.wrap_socket(plain, server_hostname=self.host, session=session)
+            data = self.context.wrap_socket(plain, server_hostname=self.host, session=self._tls_session())
         except BaseException:
             plain.close()
             raise
+        if not data.session_reused:
+            self._session_until = 0.0
         self._data = data
         return data, size
+
+    def _tls_session(self) -> ssl.SSLSession | None:
+        """That of the control connection. Asking is dear (a copy with all certificates), and the server may renew it."""
+        now = time.monotonic()
+        if now >= self._session_until:
+            self._session, self._session_until = getattr(self.control, "session", None), now + _SESSION_S
+        return self._session
 
     def makepasv(self) -> tuple[str, int]:
         """See ftplib. A server whose ports are all taken just now has one again soon."""
