@@ -113,7 +113,7 @@ class WaypointRound:
                 raise Rejected(f"the seal in {delivery} is that of {sealed.delivery}")
             manifest = self._papers(papers, sealed, max_list_bytes)
             known = self._ledger.put(changed(known, files=manifest.summary.files, bytes=manifest.summary.bytes))
-            if not self._is_here(delivery):
+            if not self._is_here(delivery, seal):
                 slot = setting.inbox.reserve(delivery, manifest.summary.bytes)
                 self._bring_files(delivery, manifest, slot)
                 self._hand_over(papers, slot)
@@ -202,11 +202,19 @@ class WaypointRound:
                 arriving.finish()
             landing.make_durable()
 
-    def _is_here(self, delivery: DeliveryId) -> bool:
-        """Whether the inbox has a delivery of this id already, sealed or in its own hands."""
+    def _is_here(self, delivery: DeliveryId, seal: bytes) -> bool:
+        """Whether the inbox has this very delivery already, sealed or in its own hands. Raises Rejected for another of its id:
+        a receipt about that one must not clear this one away.
+        """
         slot = self._setting.inbox.root / Slot(delivery).path
         with translating(f"cannot look at {slot}", TARGET):
-            return (slot / SEAL_NAME).exists()
+            if not (slot / SEAL_NAME).exists():
+                return False
+            if (slot / SEAL_NAME).read_bytes() == seal:
+                return True
+        said = f"the inbox has a delivery {delivery} already, of another content"
+        hint = "its sender must send it under an id of its own; nothing was removed"
+        raise Rejected(said, findings=[error("delivery-id-taken", said, hint=hint)])
 
     def _was_given_back(self, delivery: DeliveryId) -> bool:
         slot = self._setting.inbox.root / Slot(delivery).path

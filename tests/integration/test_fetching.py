@@ -424,6 +424,7 @@ def waypoint(request, scene):
 
 def _agent(scene: Scene, name: str = "test-delivery-1", **shape: int) -> Errand:
     source = trees.plain_tree(scene.folder / f"source-{name}", **shape)
+    (source / "whose").write_text(name)
     settings = {
         "target": f"{scene.server.user}@127.0.0.1:{scene.remote}",
         "port": scene.server.port,
@@ -462,6 +463,28 @@ def test_a_sealed_delivery_comes_with_its_papers_and_the_receipt_goes_back(waypo
     errand.carry()
     fetcher.round()
     assert trees.look(waypoint.remote) == before
+
+
+def test_another_delivery_under_an_id_that_the_inbox_has_is_held_and_not_cleared(waypoint):
+    first = _agent(waypoint)
+    first.carry()
+    waypoint.fetcher(waypoint=True).round()
+    (parcel,) = waypoint.accepted()
+    waypoint.inbox.write_receipt(*_proof(waypoint.inbox.publish(parcel)), b"a key of the server")
+    other = _agent(waypoint, "test-delivery-2")
+    slot = waypoint.remote / first.slot.path
+    shutil.rmtree(slot)
+    other.carry()
+    (waypoint.remote / other.slot.path).rename(slot)
+    seal = slot / "manifest.json"
+    seal.write_text(seal.read_text().replace("test-delivery-2", "test-delivery-1"))
+    before = trees.look(slot)
+
+    (found,) = waypoint.fetcher(waypoint=True, clear=True).round()
+
+    assert found.state is Progressing.HELD
+    assert [finding.code for finding in found.findings] == ["delivery-id-taken"]
+    assert trees.look(slot) == before
 
 
 @pytest.mark.slow
