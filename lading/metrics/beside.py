@@ -40,7 +40,11 @@ class Beside:
         return self._instead() if hanging or self._taken is None else self._taken
 
     def _run(self) -> None:
-        self._taken = self._figures()
+        taken = None
+        try:
+            taken = self._figures()
+        finally:
+            self._taken = taken  # a fault of ours, too, must not leave old figures standing as if they were new
 
     def _figures(self) -> tuple[Figure, ...] | None:
         with suppress(LadingError, OSError):

@@ -215,7 +215,11 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         if not self._room.acquire(timeout=_MOMENT_S):
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread to be had
+            self._room.release()
+            raise
 
     def process_request_thread(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
         """The library's, and one more may come."""

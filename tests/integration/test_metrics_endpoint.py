@@ -3,6 +3,7 @@
 import http.client
 import socket
 import ssl
+import threading
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
@@ -130,6 +131,25 @@ def test_what_is_too_much_is_turned_away_and_the_room_comes_back(tmp_path: Path)
             except (OSError, http.client.HTTPException):
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
+
+
+def test_requests_that_get_no_thread_take_no_room_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Exhausted(threading.Thread):
+        """As when a machine has no more threads to give to requests."""
+
+        def start(self) -> None:
+            if self.name.endswith("(process_request_thread)"):
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    with serving(tmp_path) as port:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading, "Thread", Exhausted)
+            for _ in range(20):
+                with socket.create_connection(("127.0.0.1", port), timeout=60) as peer, suppress(ConnectionError):
+                    assert peer.recv(1) == b""
+
+        assert scrape(f"http://127.0.0.1:{port}/metrics").labelled("lading_up", program="agent") == 1
 
 
 def test_garbage_ends_nothing(tmp_path: Path, certs: Certificates) -> None:

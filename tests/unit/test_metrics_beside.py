@@ -85,3 +85,12 @@ def test_it_is_asked_only_so_often(share: Share) -> None:
 
     assert [list(beside()) for _ in range(5)] == [[THERE]] * 5
     assert share.asked == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_fault_of_ours_leaves_no_old_figures_standing() -> None:
+    answers = [[THERE]]
+    # The second time an IndexError.
+    beside = Beside(answers.pop, every=0, patience=60, instead=lambda: [AWAY])
+
+    assert [list(beside()), list(beside())] == [[THERE], [AWAY]]
