@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from lading.assembly import open_desk
+from lading.assembly import inbox_limits, open_desk
 from lading.cli.looking import summary
-from lading.config import load
+from lading.config import Config, load
+from lading.inbox import Inbox
 from lading.testing.lean import without_pandas
 from lading.testing.prepared_database import prepare_database
 
@@ -130,6 +131,16 @@ class Facility:
             "server": "",
             "more": "",
         }
+
+    def create_inboxes(self) -> None:
+        """As `lading inbox create` does, in this process: tests of other things do not wait for one more Python."""
+        for inbox in self.config.inboxes.values():
+            Inbox.create(inbox.path, limits=inbox_limits(inbox))
+
+    @property
+    def config(self) -> Config:
+        """The settings as they are now."""
+        return load(self.root / "lading.toml")
 
     def command(self, *arguments: str) -> list[str]:
         """The command line of `lading ARGUMENTS` with this site's settings."""
@@ -245,7 +256,7 @@ class Facility:
 
         Waiting means looking often, and a new Python for each look was most of what these tests computed.
         """
-        with open_desk(load(self.root / "lading.toml")) as desk:
+        with open_desk(self.config) as desk:
             listed = json.loads(json.dumps([summary(one, "lading") for one in desk.recent(stages=(), limit=1000)]))
         assert isinstance(listed, list)
         return [d for d in listed if isinstance(d, dict)]
@@ -309,8 +320,7 @@ def facility(root: Path, *, project: str = "DEMO:auto", **parts: str | float) ->
     try:
         site.start_xnat(project)
         site.configure(**parts)
-        made = site.run("inbox", "create")
-        assert made.returncode == 0, made.stdout + made.stderr
+        site.create_inboxes()
         yield site
     finally:
         site.close()

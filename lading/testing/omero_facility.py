@@ -154,8 +154,7 @@ def omero_facility(root: Path, **parts: str | float) -> Iterator[OmeroFacility]:
         site.environment |= {"LADING_OMERO_USER": "courier", "LADING_OMERO_PASSWORD": sandbox.password("courier")}
         try:
             site.configure(**parts)
-            made = site.run("inbox", "create")
-            assert made.returncode == 0, made.stdout + made.stderr
+            site.create_inboxes()
             yield site
         finally:
             site.close()
