@@ -35,6 +35,8 @@ _SOME_FAILED = 0xB000
 _NOT_OFFERED = (0x0112, 0x0122, 0x0124, 0x0211)
 _NAMED = 5
 _IN_MEMORY = 1 << 20
+_MOST_TIMES = 4
+"""A node may write an image in another form, but not without an end: that would fill our disk."""
 _AHEAD = 64
 
 
@@ -230,9 +232,16 @@ def _compared(line: Association, message: Message, image: Image | None, back: Re
 
 
 def _differing(line: Association, ours: BinaryIO, start: int, scratch: Path) -> "IO[bytes] | None":
-    """The data set that comes, as a file with our own head, if it differs from the rest of `ours`; None if it is the same."""
+    """The data set that comes, as a file with our own head, if it differs from the rest of `ours`; None if it is the same.
+
+    Raises Broken when it does not end.
+    """
     position, theirs = start, None
+    left = _MOST_TIMES * os.fstat(ours.fileno()).st_size + _IN_MEMORY
     for piece in line.data():
+        left -= len(piece)
+        if left < 0:
+            raise Broken("it gives back far more than we have of an image")
         if theirs is None:
             theirs_now = bytes(piece)
             own = _exactly(ours, len(piece))

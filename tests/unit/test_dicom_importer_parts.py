@@ -3,7 +3,10 @@
 import os
 import socket
 import ssl
+import struct
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,13 +14,14 @@ import pytest
 from dicom_importer.contents import Contents
 from dicom_importer.errors import Kind, kind_of, translated
 from dicom_importer.ledger import Ledger
+from dicom_importer.readback import _differing
 from dicom_importer.shared import Shared
 from lading.delivery import Outcome, delivery_id
 from lading.errors import AccessDenied, LadingError, TargetUnavailable
 from lading.testing.dicom import write_dicom
 from lading.testing.parcels import parcel_at
 from transport.dicom_commands import Broken
-from transport.dicom_wire import RefusedAssociation
+from transport.dicom_wire import Association, RefusedAssociation
 
 DELIVERY = delivery_id("20260101-000000-abcdef0123")
 
@@ -145,3 +149,28 @@ def test_work_is_shared_out_once_and_can_be_stopped() -> None:
     work.stop()
     assert list(second) == []
     assert not work.is_exhausted
+
+
+def test_an_image_that_does_not_end_when_it_is_read_back_does_not_fill_the_disk(tmp_path: Path) -> None:
+    own = tmp_path / "own.dcm"
+    own.write_bytes(b"our image")
+    ours, theirs = socket.socketpair()
+    piece = struct.pack(">BxLLBB", 4, 6 + 60_000, 2 + 60_000, 1, 0) + bytes(60_000)  # P-DATA, never the last fragment
+    sent = 0
+
+    def never_end() -> None:
+        nonlocal sent
+        with suppress(OSError), theirs:
+            while sent < 200 << 20:
+                theirs.sendall(piece)
+                sent += len(piece)
+
+    node = threading.Thread(target=never_end)
+    node.start()
+    try:
+        with ours, own.open("rb", buffering=0) as file, pytest.raises(Broken, match="far more than we have"):
+            _differing(Association(ours, (), peer_takes=0), file, 0, tmp_path / "scratch")
+    finally:
+        node.join()
+
+    assert sent < 20 << 20
