@@ -31,8 +31,8 @@ class Account:
     """Everything known about one delivery.
 
     `error` and `next_command` belong to the last failure; `given_up` says that it is not tried again by itself. `source` is
-    the folder at the sender ("" on a pure server). `sent_bytes` of `delivery.bytes` have left. `not_before` is when it is
-    tried again. `known_to`: "server", "agent" or both.
+    the folder at the sender ("" on a pure server). `sent_files` and `sent_bytes` of those of `delivery` have left.
+    `not_before` is when it is tried again. `known_to`: "server", "agent" or both.
     """
 
     delivery: Delivery
@@ -44,6 +44,7 @@ class Account:
     next_command: str = ""
     given_up: bool = False
     source: str = ""
+    sent_files: int = 0
     sent_bytes: int = 0
     attempt: int = 0
     not_before: datetime | None = None
@@ -256,6 +257,7 @@ def merged(found: Sequence[Account]) -> Account:
             error=first.error or (other.error if other.delivery.stage in NEEDS_YOU else ""),
             next_command=first.next_command or (other.next_command if other.delivery.stage in NEEDS_YOU else ""),
             source=first.source or other.source,
+            sent_files=max(first.sent_files, other.sent_files),
             sent_bytes=max(first.sent_bytes, other.sent_bytes),
             receipt=first.receipt or other.receipt,
         )

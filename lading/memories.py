@@ -96,6 +96,7 @@ class AgentMemory:
             error=item.error,
             next_command=item.next_command,
             source=str(item.root),
+            sent_files=item.sent_files,
             sent_bytes=item.sent_bytes,
             attempt=item.attempt,
             not_before=datetime.fromtimestamp(item.not_before, UTC) if item.not_before else None,

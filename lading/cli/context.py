@@ -18,6 +18,7 @@ from lading.errors import LadingError
 F = TypeVar("F", bound=Callable[..., object])
 
 JSON_KEY = "lading.json"
+_LINES_KEY = "lading.json-lines"
 
 
 class App:
@@ -70,7 +71,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except LadingError as exc:
-            output.fail(exc, as_json=wants_json(ctx))
+            output.fail(exc, as_json=wants_json(ctx), as_lines=wants_lines(ctx))
             sys.exit(exc.exit_code)
 
 
@@ -89,6 +90,27 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, callback=remember, help="Answer as JSON, for machines.")(
         function
     )
+
+
+def wants_lines(ctx: click.Context) -> bool:
+    """Whether the command that ran was asked for a line of JSON per step."""
+    return bool(ctx.find_root().meta.get(_LINES_KEY))
+
+
+def lines_option(function: F) -> F:
+    """`--json-lines`: one JSON object per line while it goes on, the answer in the last one; errors included."""
+
+    def remember(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+        ctx.find_root().meta[_LINES_KEY] = value
+        return value
+
+    return click.option(
+        "--json-lines",
+        "as_lines",
+        is_flag=True,
+        callback=remember,
+        help="With --wait: one JSON object per line while it goes on; the last one is the answer.",
+    )(function)
 
 
 pass_app = click.make_pass_decorator(App)

@@ -8,7 +8,8 @@ import click
 from rich.text import Text
 
 from lading.cli import output
-from lading.cli.context import App, json_option, pass_app
+from lading.cli.context import App, json_option, lines_option, pass_app
+from lading.cli.fetch_display import FetchDisplay
 from lading.cli.output import Json
 from lading.errors import Rejected
 from lading.pulling import make_fetcher, standings
@@ -30,15 +31,26 @@ _LONGEST_PAUSE_S = 30.0
     "--create", is_flag=True, help="Make the place a waypoint: the folders and a sentinel, where agents carry to."
 )
 @json_option
+@lines_option
 @pass_app
 def fetch(
-    app: App, route: str, path: str, wait: bool, timeout: float, dry_run: bool, create: bool, as_json: bool
+    app: App,
+    route: str,
+    path: str,
+    wait: bool,
+    timeout: float,
+    dry_run: bool,
+    create: bool,
+    as_json: bool,
+    as_lines: bool,
 ) -> None:
     """Fetch what lies ready for ROUTE (or only the session folder PATH) into its inbox.
 
     A folder is fetched when two looks, `quiet` seconds apart, saw no change. The source is only read. Exit code 4: something is
     held, look at its findings, then name it as PATH; 7: something still waits, run it again, or with --wait.
     """
+    if as_lines and (dry_run or create or as_json or not wait):
+        raise click.UsageError("--json-lines tells what happens during --wait; for one answer there is --json")
     fetcher = make_fetcher(app.config, route)
     if create:
         made = fetcher.make_waypoint()
@@ -47,21 +59,36 @@ def fetch(
     if dry_run:
         _show_preview(fetcher, path, as_json=as_json)
         return
-    deadline = time.monotonic() + timeout
-    while True:
-        found = fetcher.round(only=path)
-        waiting = [folder for folder in found if folder.state in (Progressing.WAITING, Progressing.FETCHING)]
-        if not wait or not waiting or time.monotonic() >= deadline:
-            break
-        time.sleep(min(_LONGEST_PAUSE_S, max(0.2, fetcher.quiet / 4), max(0.0, deadline - time.monotonic())))
-    if as_json:
-        output.answer({"route": route, "folders": [_as_dict(folder) for folder in found]})
+    with FetchDisplay(fetcher, as_lines=as_lines, quiet=as_json) as display:
+        found = _rounds(fetcher, path, display, timeout=timeout if wait else 0)
+    code = _code(found)
+    if as_json or as_lines:
+        document: dict[str, Json] = {"route": route, "folders": [_as_dict(folder) for folder in found]}
+        output.line("end", {**document, "exit_code": code}) if as_lines else output.answer(document)
     else:
         _show(app, route, found)
+    if code:
+        raise SystemExit(code)
+
+
+def _rounds(fetcher: Fetcher, path: str, display: FetchDisplay, *, timeout: float) -> list[Remembered]:
+    """One round, and more until nothing waits any more or `timeout` seconds have passed. What was looked at last."""
+    deadline = time.monotonic() + timeout
+    while True:
+        found = fetcher.round(only=path, progress=display.meter)
+        if not _waiting(found) or time.monotonic() >= deadline:
+            return found
+        time.sleep(min(_LONGEST_PAUSE_S, max(0.2, fetcher.quiet / 4), max(0.0, deadline - time.monotonic())))
+
+
+def _waiting(found: Sequence[Remembered]) -> bool:
+    return any(folder.state in (Progressing.WAITING, Progressing.FETCHING) for folder in found)
+
+
+def _code(found: Sequence[Remembered]) -> int:
     if any(folder.state is Progressing.HELD for folder in found):
-        raise SystemExit(Rejected.exit_code)
-    if waiting:
-        raise SystemExit(NOT_FINISHED)
+        return Rejected.exit_code
+    return NOT_FINISHED if _waiting(found) else 0
 
 
 def show_standings(app: App) -> None:

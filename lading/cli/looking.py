@@ -216,6 +216,7 @@ def summary(account: Account, program: str) -> dict[str, Json]:
         "labels": about.labels.as_dict(),
         "files": about.files,
         "bytes": about.bytes,
+        "sent_files": account.sent_files,
         "sent_bytes": account.sent_bytes,
         "digest": about.digest,
         "sender": about.sender,

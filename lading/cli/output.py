@@ -47,11 +47,19 @@ def answer(document: Json) -> None:
     sys.stdout.flush()
 
 
-def fail(error: LadingError, *, as_json: bool) -> None:
+def line(event: str, document: Mapping[str, Json]) -> None:
+    """One line of a `--json-lines` call: an object that begins with its `event` and `at`, the moment (ISO 8601, UTC)."""
+    moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+    sys.stdout.write(json.dumps({"event": event, "at": moment, **document}, ensure_ascii=True) + "\n")
+    sys.stdout.flush()
+
+
+def fail(error: LadingError, *, as_json: bool, as_lines: bool = False) -> None:
     """An error: what failed, what is safe, the next command. To stderr for people, to stdout as JSON for machines."""
-    if as_json:
+    if as_json or as_lines:
         findings = [f.as_dict() for f in getattr(error, "findings", ())]
-        answer({"error": error.as_dict() | ({"findings": findings} if findings else {})})
+        document = {"error": error.as_dict() | ({"findings": findings} if findings else {})}
+        line("error", document) if as_lines else answer(document)
         return
     err.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
     for finding in getattr(error, "findings", ()):
@@ -111,13 +119,17 @@ def size(count: int) -> str:
     return f"{value:.1f} PB"
 
 
-def ago(moment: datetime, now: datetime | None = None) -> str:
-    """How long since `moment`: 12 s, 5 min, 3 h, 4 d."""
-    seconds = max(0.0, ((now or datetime.now(UTC)) - moment).total_seconds())
+def span(seconds: float) -> str:
+    """A length of time for people: 12 s, 5 min, 3 h, 4 d."""
     for limit, divisor, unit in ((90, 1, "s"), (5400, 60, "min"), (129_600, 3600, "h")):
         if seconds < limit:
             return f"{seconds / divisor:.0f} {unit}"
     return f"{seconds / 86_400:.0f} d"
+
+
+def ago(moment: datetime, now: datetime | None = None) -> str:
+    """How long since `moment`: 12 s, 5 min, 3 h, 4 d."""
+    return span(max(0.0, ((now or datetime.now(UTC)) - moment).total_seconds()))
 
 
 def plain(text: str) -> str:

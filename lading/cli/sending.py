@@ -14,7 +14,7 @@ from lading.agent.outbox import UNSENT, Outbox
 from lading.agent.sending import Rehearsal
 from lading.assembly import agent_parts
 from lading.cli import output
-from lading.cli.context import App, json_option, pass_app
+from lading.cli.context import App, json_option, lines_option, pass_app
 from lading.cli.output import Json
 from lading.cli.waiting import wait_for
 from lading.delivery import Labels, Stage
@@ -33,6 +33,7 @@ from lading.findings import refuses
 @click.option("--timeout", type=float, default=3600, show_default=True, help="Seconds to --wait.")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent and what would be filtered; send nothing.")
 @json_option
+@lines_option
 @pass_app
 def send(
     app: App,
@@ -46,12 +47,15 @@ def send(
     timeout: float,
     dry_run: bool,
     as_json: bool,
+    as_lines: bool,
 ) -> None:
     """Send one session folder: from a shell, a scanner's post-acquisition hook, or a cron job.
 
     Returns at once; the delivery is carried in the background, also over a restart. With --wait it stays until the end:
     exit code 0 verified, 4 rejected, 5 held for the operator, 7 not finished in time.
     """
+    if as_lines and (dry_run or as_json or not wait):
+        raise click.UsageError("--json-lines tells what happens during --wait; for one answer there is --json")
     labels = _labels(project, participant, session)
     config = app.config
     parts = agent_parts(config)
@@ -70,7 +74,7 @@ def send(
     finally:
         outbox.close()
     if wait:
-        wait_for(app, [found], timeout=timeout, as_json=as_json)
+        wait_for(app, [found], timeout=timeout, as_json=as_json, as_lines=as_lines)
     elif as_json:
         output.answer({"id": found, "stage": str(stage), "done": _taken(stage)})
     else:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +17,11 @@ from rich.live import Live
 
 from lading.assembly import open_desk
 from lading.cli import output
-from lading.cli.waiting import FINAL, board
+from lading.cli.display import board, how_far
+from lading.cli.gauge import Gauge
+from lading.cli.waiting import FINAL
 from lading.config import Config, load
+from lading.delivery import DeliveryId
 from lading.desk import Account
 from lading.errors import LadingError
 
@@ -95,6 +99,7 @@ class Place:
         """Show all deliveries until there are `count`, and each is at rest."""
         deadline = time.monotonic() + PATIENCE
         accounts: list[Account] = []
+        gauges: defaultdict[DeliveryId, Gauge] = defaultdict(Gauge)
         with Live(console=output.out, auto_refresh=False) as live:
             while time.monotonic() < deadline:
                 try:
@@ -102,11 +107,11 @@ class Place:
                         accounts = sorted(desk.recent(), key=lambda a: str(a.delivery.labels))
                 except LadingError:
                     accounts = []  # the server's database is still being made
-                live.update(board(accounts), refresh=output.out.is_terminal)
+                live.update(board(accounts, how_far(accounts, gauges)), refresh=output.out.is_terminal)
                 if len(accounts) == count and all(a.stage in FINAL for a in accounts):
                     break
                 time.sleep(0.3)
-            live.update(board(accounts), refresh=True)
+            live.update(board(accounts, how_far(accounts, gauges)), refresh=True)
         return accounts
 
     def _command(self, *arguments: str) -> list[str]:

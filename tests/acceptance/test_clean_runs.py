@@ -197,10 +197,15 @@ def test_send_returns_at_once_and_wait_stays_until_the_repository_holds_it(make_
     site.start_server()
     again = site.run(
         "send", str(session), "--route", "mri", "--project", "DEMO", "--participant", "sub-001", "--session", "MR1", "--wait",
-        "--timeout", "100",
+        "--timeout", "100", "--json-lines",
     )  # fmt: skip
 
     assert again.returncode == 0, again.stdout + again.stderr
+    *steps, end = [json.loads(line) for line in again.stdout.splitlines()]
+    assert {step["event"] for step in steps} == {"progress"}
+    assert (steps[-1]["id"], steps[-1]["stage"]) == (taken["id"], "VERIFIED")
+    assert (steps[-1]["files_done"], steps[-1]["files"], steps[-1]["bytes_done"]) == (2, 2, steps[-1]["bytes"])
+    assert (end["event"], end["exit_code"], end["deliveries"][0]["stage"]) == ("end", 0, "VERIFIED")
     assert [d["id"] for d in site.deliveries()] == [taken["id"]]
     assert site.xnat("GET", "counts")["inbox_requests_per_label"] == {"DEMO/sub-001/MR1": 1}
 

@@ -1,5 +1,6 @@
 """A partner's folder is fetched on a schedule and ends in the repository; by hand it is one command. Over a real sshd (S21)."""
 
+import json
 import os
 import threading
 import time
@@ -142,7 +143,7 @@ def test_fetching_by_hand_waits_for_quiet_and_says_what_comes_next(tmp_path, par
 
     rehearsed = site.ask("fetch", "mri", "--dry-run")
     once = site.run("fetch", "mri", "DEMO/sub-001/MR1")
-    fetched = site.ask("fetch", "mri", "--wait", "--timeout", "60")
+    told = site.run("fetch", "mri", "--wait", "--timeout", "60", "--json-lines")
     nothing_new = site.run("fetch", "mri")
     wrong = site.run("fetch", "nmr")
     elsewhere = site.run("fetch", "mri", "DEMO/sub-009/MR1")
@@ -150,8 +151,11 @@ def test_fetching_by_hand_waits_for_quiet_and_says_what_comes_next(tmp_path, par
     assert [(folder["path"], folder["files"]) for folder in rehearsed["folders"]] == [("DEMO/sub-001/MR1", 1)]
     assert once.returncode == 7
     assert "waiting" in once.stdout
-    (folder,) = fetched["folders"]
+    *steps, end = [json.loads(line) for line in told.stdout.splitlines()]
+    assert (end["event"], end["exit_code"], told.returncode) == ("end", 0, 0)
+    (folder,) = end["folders"]
     assert folder["state"] == "fetched"
+    assert [(step["event"], step["files_done"], step["bytes_done"]) for step in steps][-1] == ("progress", 1, 1)
     assert (tmp_path / "inbox" / ".lading/incoming" / folder["delivery"] / "data" / "a.dat").read_bytes() == b"a"
     assert nothing_new.returncode == 0
     assert "conflict-copy" in nothing_new.stdout
