@@ -179,6 +179,32 @@ def test_looking_up_reads_only_what_it_finds():
     assert [each.text("clientPath") for each in found] == [f"of {filesets[1].id}"]
 
 
+@pytest.mark.parametrize(
+    ("condition", "given", "found"),
+    [
+        ("d.id in (:given)", [1, 3], [1, 3]),
+        ("d.id in (:given)", [], []),
+        ("d.id in (:given)", 2, [2]),
+        ("d.id in (:given)", [2, "b"], [2]),
+        ("d.id not in (:given)", [1, 3], [2]),
+        ("d.name in (:given)", ["b", "x"], [2]),
+        ("d.name in (:given)", [1, 2], []),
+        ("d.description in (:given)", [1, 2], []),
+        ("d.description not in (:given)", [1, 2], []),
+        ("d.description not in (:given)", ["x"], []),
+        ("d in (:given)", [3], [3]),
+    ],
+)
+def test_a_list_is_compared_with_each_of_its_values(condition: str, given: object, found: list[int]):
+    """However it is done for long lists of ids. What nobody knows is in no list, and outside of none."""
+    store = Store()
+    for name in "abc":
+        store.create("Dataset", {"name": name, "description": None})
+    query = parse(f"select d from Dataset d where d.name like '%' and {condition}")
+
+    assert [each.id for each in Search(store, SYSTEM, query, {"given": given}).records()] == found
+
+
 # -- accounts -------------------------------------------------------------------------------------------------------------
 
 

@@ -66,6 +66,8 @@ class Evaluator:
         subquery: Callable[[hql.Query, Row], Iterator[Thing]],
     ) -> None:
         self._store, self._parameters, self._default, self._subquery = store, parameters, default, subquery
+        self._things: dict[str, Thing] = {}
+        self._numbers: dict[str, frozenset[int] | None] = {}
 
     def true(self, expression: hql.Expression, row: Row) -> bool:
         """The condition holds; SQL's unknown counts as no."""
@@ -175,9 +177,19 @@ class Evaluator:
         raise Unsupported(f"HQL: could not resolve property: {name} of details")
 
     def _parameter(self, name: str) -> Thing:
-        if name not in self._parameters:
-            raise Unsupported(f"HQL: parameter :{name} is not set")
-        return _thing(self._parameters[name])
+        if name not in self._things:
+            if name not in self._parameters:
+                raise Unsupported(f"HQL: parameter :{name} is not set")
+            self._things[name] = _thing(self._parameters[name])
+        return self._things[name]
+
+    def _ids(self, name: str) -> frozenset[int] | None:
+        """A parameter that is a list of nothing but whole numbers, to look them up in; None for all others."""
+        if name not in self._numbers:
+            thing = self._parameter(name)
+            ids = [one for one in thing if isinstance(one, int)] if isinstance(thing, list) else []
+            self._numbers[name] = frozenset(ids) if isinstance(thing, list) and len(ids) == len(thing) else None
+        return self._numbers[name]
 
     # -- operations -------------------------------------------------------------------------------------------------
 
@@ -200,6 +212,11 @@ class Evaluator:
         if wanted is None:
             return None
         for each in operands[1:]:
+            ids = self._ids(each.name) if isinstance(each, hql.Parameter) and isinstance(wanted, int) else None
+            if ids is not None:
+                if wanted in ids:
+                    return True
+                continue
             choice = self.value(each, row)
             for one in choice if isinstance(choice, list) else [choice]:
                 if _equal(wanted, comparable(one)):
