@@ -13,9 +13,13 @@ from lading.errors import SourceChanged, Unreachable
 from lading.listing.below import Below
 from lading.manifest import Entry
 from lading.ports import Progress
+from transport.ahead import Ahead
 from transport.foreign import SOURCE, shown, translating
 from transport.pacing import Pace
 from transport.remote import BLOCK, Body
+
+_LARGE = 8 << 20
+"""From that many bytes on it pays to read ahead."""
 
 
 class Told:
@@ -63,6 +67,7 @@ class FileBody:
         self._hash = hashlib.sha256()
         self._hashed = 0
         self._proven = False
+        self._reading: Ahead | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -87,9 +92,9 @@ class FileBody:
 
     def blocks(self, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """See the role."""
-        if length is None:
-            return self._whole(offset)
-        return self._range(offset, length)
+        if length is not None:
+            return self._range(offset, length)
+        return self._ahead(offset) if self.size - offset >= _LARGE else self._whole(offset)
 
     def prove(self) -> None:
         """Read what of the content nobody has hashed yet. Raises SourceChanged when it is not the manifest's."""
@@ -104,9 +109,21 @@ class FileBody:
 
     def close(self) -> None:
         """Let go of the file."""
+        if self._reading is not None:
+            self._reading.close()
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+    def _ahead(self, offset: int) -> Iterator[bytes]:
+        # Opened by the thread that asks: it has the way to the file.
+        with translating(f"cannot read {self._shown}", SOURCE):
+            self._opened()
+        self._reading = blocks = Ahead(self._whole(offset))
+        try:
+            yield from blocks
+        finally:
+            blocks.close()
 
     def _whole(self, offset: int) -> Iterator[bytes]:
         position, withheld = 0, b""

@@ -19,7 +19,7 @@ from typing import Any
 
 from botocore import exceptions as boto
 
-from lading.errors import Corrupted, LadingError, SourceChanged, Unreachable
+from lading.errors import Corrupted, LadingError, SourceChanged, UnexpectedFault, Unreachable
 from transport.foreign import shown
 from transport.remote import Body
 from transport.s3_crc import joined
@@ -244,9 +244,14 @@ class Uploads:
                     MultipartUpload={"Parts": parts},
                     **checksum,
                 )
-        except Unreachable as exc:
+        except (Unreachable, UnexpectedFault) as exc:
+            code = code_of(exc.__cause__) if isinstance(exc.__cause__, boto.ClientError) else ""
+            if code == "InvalidPart":  # some servers lose a part that was sent once more because its answer was late
+                raise Corrupted(
+                    f"{shown(upload.path)} is not whole: the server has lost one of its parts", paths=[upload.path]
+                ) from exc
             # The answer to a first try may have been lost: then the upload is gone because it became the object.
-            if not isinstance(exc.__cause__, boto.ClientError) or code_of(exc.__cause__) != "NoSuchUpload":
+            if code != "NoSuchUpload":
                 raise
             answer = {}
         with self._answers.translating("look at", upload.path):

@@ -206,6 +206,20 @@ class TestWhatServersSay:
 
         assert ("DELETE", "/bucket/file") in {(asked.method, asked.path) for asked in server.asked}
 
+    def test_an_upload_of_which_the_server_lost_a_part_is_given_up_and_begun_anew_by_the_next(self, tmp_path):
+        def answer(asked):
+            if asked.method == "GET":
+                return Said(200, b"<ListMultipartUploadsResult></ListMultipartUploadsResult>")
+            if asked.method == "POST" and "uploadId" in asked.path:
+                return Said(400, b"<Error><Code>InvalidPart</Code><Message>because</Message></Error>")
+            begun = b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
+            return Said(200, begun if asked.method == "POST" else b"", headers={"ETag": '"x"'})
+
+        with scripted(answer) as server, pytest.raises(Corrupted, match="lost one of its parts"):
+            _liar(tmp_path, server.url).place("file", SmallBody(bytes(6 * MIB)))
+
+        assert [asked.path for asked in server.asked if asked.method == "DELETE"] == ["/bucket/file?uploadId=u"]
+
     def test_encryption_storage_class_time_and_checksums_are_asked_for(self, tmp_path):
         with scripted(lambda asked: Said(200, headers={"ETag": '"x"'})) as server:
             files = _liar(tmp_path, server.url, sse="aws:kms", kms_key="a-key", storage_class="STANDARD_IA")

@@ -43,7 +43,7 @@ def body_of(path: Path, told: Told | None = None, entry: Entry | None = None, **
     return FileBody(path.parent, entry or entry_of(path), folder.open, pace=Unpaced(), told=told, **more)
 
 
-@pytest.fixture(params=[0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 17])
+@pytest.fixture(params=[0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 17, 9 * BLOCK + 3])
 def path(request, tmp_path) -> Path:
     file = tmp_path / "file"
     file.write_bytes(trees.noise(1, request.param))
@@ -124,6 +124,19 @@ def test_reading_stops_when_another_file_failed(path):
         if path.stat().st_size:
             with pytest.raises(Unreachable):
                 list(body.blocks())
+
+
+@pytest.mark.parametrize("taken", [0, 1, 9])
+def test_nobody_reads_ahead_of_a_body_that_was_let_go(tmp_path, taken):
+    (tmp_path / "file").write_bytes(bytes(30 * BLOCK))
+    sums = Sums()
+    with body_of(tmp_path / "file", Told(sums, 30 * BLOCK)) as body:
+        blocks = body.blocks()
+        for _ in range(taken):
+            next(blocks)
+
+    assert not [thread for thread in threading.enumerate() if thread.name == "lading-read-ahead"]
+    assert sums.bytes <= (taken + 5) * BLOCK
 
 
 def test_content_is_compared_by_digest_and_by_bytes(path):
