@@ -42,7 +42,7 @@ DEFAULT_CHECKS = ("layout", "dicom")
 
 
 def make_transport(config: Config, route: str) -> Transport:
-    """The transport of `route`, wrapped as its tables `throttle` and `retry` ask. Raises ConfigError."""
+    """The transport of `route`, wrapped as its tables `throttle` and `retry` ask, and logged. Raises ConfigError."""
     where = f"routes.{route}.transport"
     settings = dict(config.route(route).transport)
     kind, throttle, retry = (settings.pop(key, None) for key in ("kind", "throttle", "retry"))
@@ -55,6 +55,9 @@ def make_transport(config: Config, route: str) -> Transport:
         from transport.throttled import Throttled  # noqa: PLC0415 - only where it is asked for
 
         made = Throttled.from_settings(made, _wrapper_table(throttle, f"{where}.throttle"))
+    from transport.logged import Logged  # noqa: PLC0415 - as its neighbours
+
+    made = Logged(made, route=route)
     if retry is not None:
         from transport.retrying import Retrying  # noqa: PLC0415
 

@@ -1,15 +1,18 @@
-"""Retrying, throttled, rehearsed: what the suite cannot see."""
+"""Retrying, throttled, rehearsed, logged: what the suite cannot see."""
 
+import itertools
 from datetime import datetime
 
 import pytest
+from structlog.testing import capture_logs
 
 from lading.delivery import Slot
-from lading.errors import AccessDenied, ConfigError, SourceChanged, Unreachable
+from lading.errors import AccessDenied, ConfigError, LadingError, SourceChanged, Unreachable
 from lading.inbox import Inbox, InboxLimits
 from lading.ports import Plan, TransportTraits
 from lading.testing import trees
 from lading.testing.carrying import Errand
+from transport.logged import Logged
 from transport.rehearsed import Rehearsed
 from transport.retrying import Retrying
 from transport.throttled import Schedule, ThrottleConfig, Throttled, WindowConfig
@@ -159,3 +162,37 @@ def test_a_rehearsal_shows_the_plan_and_leaves_no_trace(tmp_path):
 
     assert trees.look(tmp_path) == before
     assert [plan.files for plan in shown] == [12]
+
+
+def test_a_carry_is_logged_with_what_it_sent_and_what_stopped_it(tmp_path):
+    inbox = Inbox.create(tmp_path / "inbox", limits=InboxLimits(keep_free_bytes=0))
+    source = trees.plain_tree(tmp_path / "source")
+    errand = Errand(
+        "transport.local:LocalTransport.from_settings",
+        {"path": str(inbox.root)},
+        str(source),
+        str(tmp_path / "papers"),
+        str(tmp_path),
+        "logged-1",
+    )
+    told, ticks = Told(), itertools.count(step=2)
+
+    with capture_logs() as lines:
+        Logged(errand.transport(), route="mri", clock=lambda: float(next(ticks))).carry(
+            errand.cargo(), errand.slot, errand.journal, told
+        )
+        with pytest.raises(LadingError):
+            Logged(Failing(Unreachable("the share is away")), route="mri").carry(
+                errand.cargo(), errand.slot, errand.journal, told
+            )
+
+    carried, failed = [line for line in lines if line["event"] in ("carried", "carry failed")]
+    assert (carried["delivery"], carried["route"], carried["files"], carried["bytes"]) == (
+        errand.slot.delivery,
+        "mri",
+        told.files - 1,
+        told.bytes - 10,
+    )
+    assert carried["files"] == 12
+    assert (carried["seconds"], carried["mb_per_s"]) == ("2.0", f"{carried['bytes'] / 2e6:.1f}")
+    assert (failed["event"], failed["code"], failed["bytes"]) == ("carry failed", "unreachable", 10)
