@@ -2,17 +2,23 @@
 
 A process of its own waits at a pipe whose other end nobody but the tests' process holds. When that end closes it kills everything
 that carries the mark which the tests' process put into its environment: servers, what they started in their turn, and what made a
-session of its own. Not by PR_SET_PDEATHSIG: that goes off with the *thread* that started a server, and reaches no grandchildren.
+session of its own. Then it removes the folder that the tests shared.
+
+Not by PR_SET_PDEATHSIG: that goes off with the *thread* that started a server, and reaches no grandchildren.
 
     pytest_plugins = ["lading.testing.guardian"]        # in the conftest.py of the tests
 """
 
+import atexit
 import contextlib
+import functools
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,9 +39,10 @@ def watch() -> None:
     if sys.platform != "linux" or os.getpid() in _guardians:
         return
     ours = f"{os.getpid()}-{secrets.token_hex(8)}"
+    folder = _shared_folder(os.getpid())
     environment = {name: value for name, value in os.environ.items() if name != MARK}
     guardian = subprocess.Popen(
-        [sys.executable, "-I", "-S", __file__, ours],
+        [sys.executable, "-I", "-S", __file__, ours, str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -50,8 +57,23 @@ def watch() -> None:
     _guardians[os.getpid()] = guardian
 
 
-def main(mark: str) -> None:
-    """Wait for the end of standard input, then kill whoever carries `mark` until nobody is left."""
+def shared_folder() -> Path:
+    """A folder for what the tests of this process share; other users may read it. It is removed when the process has ended."""
+    watch()
+    return _shared_folder(os.getpid())
+
+
+@functools.cache
+def _shared_folder(_process: int) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="lading-tests-"))
+    folder.chmod(0o755)
+    if sys.platform != "linux":
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def main(mark: str, folder: str) -> None:
+    """Wait for the end of standard input, then kill whoever carries `mark` until nobody is left, and remove `folder`."""
     while os.read(0, 1024):
         pass
     wanted = f"{MARK}={mark}".encode()
@@ -61,6 +83,7 @@ def main(mark: str) -> None:
     while empty < 2 and time.monotonic() < deadline:
         empty = 0 if [pid for pid in _pids() if _kill(pid, wanted)] else empty + 1
         time.sleep(0.05)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _pids() -> Iterator[int]:
@@ -81,4 +104,4 @@ def _kill(pid: int, wanted: bytes) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -1,12 +1,10 @@
 """Programs that tests start by the hundred load nothing that only somebody else on this machine needs."""
 
-import atexit
 import functools
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
+
+from lading.testing.guardian import shared_folder
 
 _ABSENT = 'raise ImportError("left out of programs that tests start", name=__name__)\n'
 
@@ -23,8 +21,7 @@ def without_pandas() -> Mapping[str, str]:
 
 @functools.cache
 def _folder() -> str:
-    folder = tempfile.mkdtemp(prefix="lading-lean-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    Path(folder).chmod(0o755)  # tests run programs as other users too
-    Path(folder, "pandas.py").write_text(_ABSENT)
-    return folder
+    folder = shared_folder() / "without-pandas"
+    folder.mkdir()
+    (folder / "pandas.py").write_text(_ABSENT)
+    return str(folder)

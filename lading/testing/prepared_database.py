@@ -3,15 +3,13 @@
 For tests of what happens later. That a server makes its database by itself is the matter of tests of their own.
 """
 
-import atexit
 import functools
-import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 from lading.engine import database
 from lading.engine.postgres import Cluster
+from lading.testing.guardian import shared_folder
 
 
 def prepare_database(folder: Path) -> None:
@@ -28,9 +26,7 @@ def prepare_database(folder: Path) -> None:
 
 @functools.cache
 def _template() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="lading-database-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    cluster = Cluster(folder)
+    cluster = Cluster(shared_folder() / "database")
     with cluster.used() as dsn:
         database.migrate(dsn)
     return cluster.data

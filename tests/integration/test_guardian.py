@@ -27,6 +27,7 @@ guardian.watch()
 opened = contextlib.ExitStack()
 port = servers.free_port()
 found = {"port": port}
+(folder / "shared").symlink_to(guardian.shared_folder())
 
 def start():
     server = opened.enter_context(
@@ -85,11 +86,13 @@ def test_what_tests_started_is_gone_after_they_were_killed_and_nothing_else(tmp_
         # The thread that started the server has ended long ago, which is nobody's end.
         socket.create_connection(("127.0.0.1", port), timeout=30).close()
         assert all(map(alive, started.values()))
+        assert (tmp_path / "shared").is_dir()
 
         tests.kill()
 
         for name, pid in started.items():
             until(lambda pid=pid: not alive(pid), f"still there: {name}")
+        until(lambda: not (tmp_path / "shared").exists(), "what the tests shared is still there")
         assert bystander.poll() is None
         bystander.kill()
 
