@@ -60,7 +60,7 @@ def test_a_transport_is_wrapped_as_its_tables_ask(tmp_path: Path) -> None:
     tables = "throttle = { mb_per_s = 20 }, retry = { attempts = 3 }"
     config = load(write(tmp_path, f'[routes.mri]\ntransport = {{ kind = "local", path = "inbox", {tables} }}\n'))
 
-    assert repr(make_transport(config, "mri")).startswith("Retrying(Throttled(LocalTransport(")
+    assert repr(make_transport(config, "mri")).startswith("Retrying(Logged(Throttled(LocalTransport(")
 
 
 def test_a_wrong_wrapper_table_is_refused(tmp_path: Path) -> None:
