@@ -15,6 +15,7 @@ from transport.remote import RemotePlace
 from transport.stalling import Watch, Watched
 
 Work = TypeVar("Work")
+_LOOK_S = 0.02
 _GRACE_S = 10.0  # for the others to stop by themselves, when one has failed
 
 
@@ -40,6 +41,7 @@ class Crew(Generic[Work]):
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._idle = 0
+        self._hired_at = 0.0
         self._failure: BaseException | None = None
         self._stopped = threading.Event()
 
@@ -60,14 +62,14 @@ class Crew(Generic[Work]):
 
     def submit(self, work: Work) -> None:
         """Hand over `work`; waits while plenty is under way. Raises the first error of any thread."""
-        with self._lock:
-            hands_needed = not self._idle and len(self._threads) < self._place.streams
-        if hands_needed:
-            self._hire()
+        self._hire_if_worth_it()
         self._put(work)
 
     def finish(self) -> None:
         """Wait until everything is done. Raises the first error of any thread."""
+        while self._place.traits.another_after_s and not self._work.empty() and self.goes_on():
+            self._hire_if_worth_it()
+            time.sleep(_LOOK_S)
         for _ in self._threads:
             self._put(None)
         for thread in self._threads:
@@ -81,6 +83,8 @@ class Crew(Generic[Work]):
             try:
                 self._work.put(work, timeout=0.2)
             except queue.Full:
+                if work is not None and self._place.traits.another_after_s:
+                    self._hire_if_worth_it()
                 continue
             return
 
@@ -94,7 +98,16 @@ class Crew(Generic[Work]):
             next_command="lading doctor",
         ) from self._failure
 
+    def _hire_if_worth_it(self) -> None:
+        """One more, when all are busy and were for as long as the place says; the first at once."""
+        with self._lock:
+            all_busy = not self._idle and len(self._threads) < self._place.streams
+        waited = time.monotonic() - self._hired_at
+        if all_busy and (not self._threads or waited >= self._place.traits.another_after_s):
+            self._hire()
+
     def _hire(self) -> None:
+        self._hired_at = time.monotonic()
         thread = threading.Thread(target=self._run, name=f"lading-carry-{len(self._threads)}", daemon=True)
         self._threads.append(thread)
         thread.start()

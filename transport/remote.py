@@ -57,6 +57,7 @@ class RemoteTraits:
     names: what the server refuses or changes.
     stall_s: seconds without a byte after which a connection counts as broken; `close` is then called from another thread and
     must make the call that is under way raise Unreachable. None: the library has time-outs of its own for every call.
+    another_after_s: for that long there must be more to do than the connections can, before one more is worth its log-in.
     """
 
     resumes: bool = True
@@ -65,6 +66,7 @@ class RemoteTraits:
     whole: bool = False
     names: NameLimits = NameLimits.POSIX
     stall_s: float | None = 120.0
+    another_after_s: float = 0.0
 
 
 class Body(Protocol):

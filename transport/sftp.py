@@ -42,6 +42,7 @@ _TARGET = re.compile(
     r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.$@-]*)@)?(?P<host>[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.%]+\]):(?P<path>/.*)"
 )
 _NAMES = {"posix": NameLimits.POSIX, "windows": NameLimits.WINDOWS, "smb": NameLimits.SMB}
+_ANOTHER_AFTER_S = 2.0  # a log-in takes both sides a tenth of a second of the processor
 _COMPARED = BLOCK  # of the end of a part: what the server may not have written whole
 
 
@@ -121,7 +122,9 @@ class SftpPlace:
     @property
     def traits(self) -> RemoteTraits:
         """Parts are continued; times arrive to the second."""
-        return RemoteTraits(names=_NAMES[self._config.names], stall_s=self._config.timeout)
+        return RemoteTraits(
+            names=_NAMES[self._config.names], stall_s=self._config.timeout, another_after_s=_ANOTHER_AFTER_S
+        )
 
     @property
     def streams(self) -> int:
