@@ -212,9 +212,12 @@ class WaypointRound:
                 return False
             if (slot / SEAL_NAME).read_bytes() == seal:
                 return True
-        said = f"the inbox has a delivery {delivery} already, of another content"
-        hint = "its sender must send it under an id of its own; nothing was removed"
-        raise Rejected(said, findings=[error("delivery-id-taken", said, hint=hint)])
+        found = error(
+            "delivery-id-taken",
+            f"the inbox has a delivery {delivery} already, of another content",
+            hint="its sender must send it under an id of its own; nothing was removed",
+        )
+        raise Rejected(found.message, findings=[found])
 
     def _was_given_back(self, delivery: DeliveryId) -> bool:
         slot = self._setting.inbox.root / Slot(delivery).path
