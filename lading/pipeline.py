@@ -11,7 +11,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -61,13 +61,17 @@ class Unproven(NotVerified):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a stage came to: the next stage, a word for the event, what was found, and how long it took."""
+    """What a stage came to: the next stage, a word for the event, what was found, and how long it took.
+
+    `notes` go into the journal, in the transaction that moves the delivery.
+    """
 
     to: Stage
     note: str = ""
     findings: tuple[Finding, ...] = ()
     delivery: Delivery | None = None
     seconds: float = 0.0
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 def accept(work: Work) -> Step:
@@ -104,8 +108,9 @@ def import_(work: Work) -> Step:
     if refuses(plan.findings):
         raise Rejected("the repository would not take it", findings=plan.findings)
     record = work.route.importer.run(parcel, plan, work.journal)
-    work.journal.note(IMPORT_RECORD, json.dumps({"target": dict(record.target), "already_there": record.already_there}))
-    return Step(Stage.IMPORTED, "was there already" if record.already_there else "", plan.findings)
+    noted = json.dumps({"target": dict(record.target), "already_there": record.already_there})
+    word = "was there already" if record.already_there else ""
+    return Step(Stage.IMPORTED, word, plan.findings, notes={IMPORT_RECORD: noted})
 
 
 def verify(work: Work, *, reread: bool = False) -> Step:

@@ -135,7 +135,7 @@ class XnatImporter:
         By project, subject and label, so that what is proven is also where people look for it.
         """
         target, repository, dicom = errand.target, errand.repository, errand.contents.dicom
-        if 0 < len(dicom) <= _LISTED_AT_ONCE:
+        if 0 < len(dicom) <= _LISTED_AT_ONCE and not target.anonymised:
             listed = repository.files_of_scans(archived, target.project, target.subject, target.session)
             if readback.proves_all(dicom, listed):
                 return listed

@@ -130,6 +130,8 @@ def _record(connection: Connection, desk: Desk, ready: Ready, job: jobs.Job, ste
             deliveries.forget_findings(connection, row.id)
             TableJournal(connection, row.id).forget(REFUSED_NOTE)
         paused = deliveries.advance(connection, row, step.to, told=told)
+        for key, value in step.notes.items():
+            TableJournal(connection, row.id).note(key, value)
         deliveries.add_findings(connection, row.id, job.step, step.findings)
         if ready.repository_down and row.stage in {Stage.IMPORTING, Stage.IMPORTED}:
             admission.has_answered(connection, row.repository)
@@ -141,7 +143,7 @@ def _record(connection: Connection, desk: Desk, ready: Ready, job: jobs.Job, ste
 
 def _is_more_than_a_move(ready: Ready, step: Step) -> bool:
     # Moving a row, with its event and job, is one statement, and needs no transaction around it.
-    return bool(step.findings or step.delivery or ready.repository_down or step.to is Stage.ARRIVED) or (
+    return bool(step.findings or step.notes or step.delivery or ready.repository_down or step.to is Stage.ARRIVED) or (
         _concerns_admission(ready.row, step.to)
     )
 
