@@ -6,6 +6,7 @@ from pathlib import Path
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.datadict import dictionary_VR, keyword_for_tag
 from starlette.responses import Response
 
 from lading.sandbox.xnat import headers
@@ -128,6 +129,12 @@ def _by_pydicom(path: Path) -> dict[str, str] | None:
         return headers._by_pydicom(path, first, complete=first[128:132] == b"DICM")
     except Exception:  # noqa: BLE001 - whatever it is, the importer calls it unreadable
         return None
+
+
+def test_the_elements_are_called_as_the_standard_calls_them():
+    standard = {tag: (keyword_for_tag(tag), dictionary_VR(tag).encode()) for tag in headers._ELEMENTS}
+
+    assert standard == headers._ELEMENTS
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -15,9 +15,6 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatch
 from pathlib import Path
 
-import pydicom
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
-
 from lading.sandbox.xnat import labels, modality
 from lading.sandbox.xnat.auth import EDIT
 from lading.sandbox.xnat.headers import Header, read_header, unreadable
@@ -145,6 +142,9 @@ def _copy(site: Site, path: Path, target: Path, header: Header, session: Prearch
 
 
 def _with_file_meta(path: Path, target: Path) -> None:
+    import pydicom  # noqa: PLC0415 - takes half a second to import; most objects never need it
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian  # noqa: PLC0415
+
     dataset = pydicom.dcmread(path, force=True)
     implicit = dataset.original_encoding[0]
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
@@ -153,6 +153,9 @@ def _with_file_meta(path: Path, target: Path) -> None:
 
 def anonymise(site: Site, path: Path, *, project: str, subject: str, session: str) -> str:
     """What XNAT's default script does (labels into the header), which changes the bytes; answers the SOPInstanceUID."""
+    import pydicom  # noqa: PLC0415 - as above
+    from pydicom.uid import generate_uid  # noqa: PLC0415
+
     dataset = pydicom.dcmread(path)
     dataset.StudyDescription, dataset.PatientName, dataset.PatientID = project, subject, session
     dataset.PatientIdentityRemoved = "YES"

@@ -10,41 +10,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
-from pydicom.datadict import dictionary_VR
-from pydicom.dataset import FileDataset
-from pydicom.errors import InvalidDicomError
-from pydicom.tag import Tag
-
 from lading.checks import dicom_fast
 from lading.sandbox.xnat.answers import Refusal
 
-_TAGS: dict[int, str] = {
-    int(Tag(keyword)): keyword
-    for keyword in (
-        "SOPClassUID",
-        "SOPInstanceUID",
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
-        "SeriesNumber",
-        "InstanceNumber",
-        "Modality",
-        "SeriesDescription",
-        "StudyDescription",
-        "StudyDate",
-        "StudyTime",
-        "AccessionNumber",
-        "PatientName",
-        "PatientID",
-        "PatientComments",
-        "StudyComments",
-        "AdditionalPatientHistory",
-    )
+_ELEMENTS = {
+    0x00080016: ("SOPClassUID", b"UI"),
+    0x00080018: ("SOPInstanceUID", b"UI"),
+    0x00080020: ("StudyDate", b"DA"),
+    0x00080030: ("StudyTime", b"TM"),
+    0x00080050: ("AccessionNumber", b"SH"),
+    0x00080060: ("Modality", b"CS"),
+    0x00081030: ("StudyDescription", b"LO"),
+    0x0008103E: ("SeriesDescription", b"LO"),
+    0x00100010: ("PatientName", b"PN"),
+    0x00100020: ("PatientID", b"LO"),
+    0x001021B0: ("AdditionalPatientHistory", b"LT"),
+    0x00104000: ("PatientComments", b"LT"),
+    0x0020000D: ("StudyInstanceUID", b"UI"),
+    0x0020000E: ("SeriesInstanceUID", b"UI"),
+    0x00200011: ("SeriesNumber", b"IS"),
+    0x00200013: ("InstanceNumber", b"IS"),
+    0x00324000: ("StudyComments", b"LT"),
 }
-_NOTHING = dict.fromkeys(_TAGS.values(), "")
-_INTEGERS = frozenset(tag for tag in _TAGS if dictionary_VR(tag) == "IS")
+_NOTHING = {keyword: "" for keyword, _ in _ELEMENTS.values()}
 _CHARACTER_SET = 0x00080005
-_WANTED = dicom_fast.Wanted({tag: dictionary_VR(tag).encode() for tag in (*_TAGS, _CHARACTER_SET)})
+_WANTED = dicom_fast.Wanted({tag: vr for tag, (_, vr) in _ELEMENTS.items()} | {_CHARACTER_SET: b"CS"})
 _ASCII_SETS = (b"", b"ISO_IR 6", b"ISO_IR 100", b"ISO_IR 192")
 # Not \ (several values) and not = (several forms of a name); no leading space, which pydicom strips of some values only.
 _PLAIN_TEXT = re.compile(rb"(?:[!-<>-\[\]-~][ -<>-\[\]-~]*)?")
@@ -103,19 +93,22 @@ def _walked(fd: int, first: bytes) -> dict[str, str] | None:
     if elements.shortfall or raw.get(_CHARACTER_SET, b"").strip(b"\0 ") not in _ASCII_SETS:
         return None
     values = dict(_NOTHING)
-    for tag, keyword in _TAGS.items():
+    for tag, (keyword, vr) in _ELEMENTS.items():
         text = raw.get(tag, b"").rstrip(b"\0 ")
         if not text:
             continue
-        if not (_PLAIN_INTEGER if tag in _INTEGERS else _PLAIN_TEXT).fullmatch(text):
+        if not (_PLAIN_INTEGER if vr == b"IS" else _PLAIN_TEXT).fullmatch(text):
             return None
         # The number 0 counts as no number.
-        values[keyword] = "" if tag in _INTEGERS and int(text) == 0 else text.decode("ascii")
+        values[keyword] = "" if vr == b"IS" and int(text) == 0 else text.decode("ascii")
     return values
 
 
 def _by_pydicom(path: Path, first: bytes, *, complete: bool) -> dict[str, str]:
     if not complete and first[:2] not in _FIRST_GROUPS:
-        raise InvalidDicomError("neither a DICOM file nor a bare data set")
-    dataset: FileDataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*_TAGS], force=not complete)
-    return _NOTHING | {_TAGS[tag]: str(dataset[tag].value or "") for tag in dataset.keys() & _TAGS.keys()}
+        raise ValueError("neither a DICOM file nor a bare data set")
+    import pydicom  # noqa: PLC0415 - takes half a second to import; most objects never need it
+
+    dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*_ELEMENTS], force=not complete)
+    there = dataset.keys() & _ELEMENTS.keys()
+    return _NOTHING | {_ELEMENTS[tag][0]: str(dataset[tag].value or "") for tag in there}

@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-import pydicom
 from starlette.responses import Response
 
 from lading.sandbox.xnat import answers, archive, catalog, gradual, importers, prearchive
@@ -15,6 +15,9 @@ from lading.sandbox.xnat.owners import owner_of_uri, project_of
 from lading.sandbox.xnat.site import Site
 from lading.sandbox.xnat.state import AliasToken, PrearchiveSession, Resource
 from lading.sandbox.xnat.tables import table
+
+if TYPE_CHECKING:
+    from pydicom import DataElement
 
 _ALL_REFRESHES = ("append", "delete", "checksum", "populateStats")
 
@@ -150,6 +153,8 @@ def _resources_below(site: Site, owner: str, label: str) -> list[Resource]:
 
 def dump_headers(site: Site, call: Call) -> Response:
     """``GET /data/services/dicomdump?src=…[&field=…]``: the header of the first, or the named, object."""
+    import pydicom  # noqa: PLC0415 - takes half a second to import; most sites never need it
+
     path = _dump_source(site, call.user, unquote(call.get("src")).removeprefix("/data"))
     if path is None:
         raise Refusal(404, "Unable to find a DICOM file at the specified source.")
@@ -168,7 +173,7 @@ def dump_headers(site: Site, call: Call) -> Response:
     return table(call, ["tag1", "tag2", "vr", "value", "desc"], rows)
 
 
-def _shown(element: pydicom.DataElement) -> str:
+def _shown(element: "DataElement") -> str:
     value = element.value
     if element.VR == "SQ" or isinstance(value, bytes):
         return ""
