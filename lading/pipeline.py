@@ -150,14 +150,14 @@ def _unaccounted(parcel: Parcel, outcomes: "Outcomes") -> Iterator[Finding]:
     number = outcomes.counts.total()
     if number != parcel.manifest.summary.files or outcomes.paths != sum(_mark(one.path) for one in parcel.manifest):
         yield error(
-            _UNACCOUNTED,
+            "verdicts-incomplete",
             f"{number} verdicts on {parcel.manifest.summary.files} files, and not one on each",
             hint="this is a fault of the importer; the repository may well hold them all",
         )
 
 
 def _also(unproven: Iterable[Finding]) -> str:
-    return "".join(f"; {one.message}" for one in unproven if one.code == _UNACCOUNTED)
+    return "".join(f"; {one.message}" for one in unproven if one.code == "verdicts-incomplete")
 
 
 def _mark(path: str) -> int:
@@ -246,7 +246,6 @@ class Outcomes:
         )
 
 
-_UNACCOUNTED = "verdicts-incomplete"
 _UNPROVEN = frozenset({Outcome.MISMATCH, Outcome.MISSING, Outcome.UNVERIFIED})
 
 
