@@ -26,6 +26,7 @@ from lading.delivery import Delivery, Labels, Stage, new_delivery_id
 from lading.engine import database, postgres
 from lading.inbox import Inbox, seal
 from lading.testing.dicom import write_series
+from lading.testing.lean import without_pandas
 
 TARGET = 20.0
 SETTINGS = """
@@ -131,7 +132,7 @@ def measure(config: Config, count: int, parts: str, environment: dict[str, str])
             [sys.executable, "-c", program, str(config.file), parts],
             stdin=subprocess.DEVNULL,
             stderr=words,
-            env=os.environ | environment,
+            env={**without_pandas(), **environment},
             start_new_session=True,
         )
     try:
