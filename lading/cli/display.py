@@ -91,7 +91,11 @@ class Lines(Display):
             if stage is account.stage and (sent == far[id_].bytes or now - said < 1):
                 continue
             self._last[id_] = (now, account.stage, far[id_].bytes)
-            about: dict[str, Json] = {"id": id_, "labels": account.delivery.labels.as_dict(), "stage": str(account.stage)}
+            about: dict[str, Json] = {
+                "id": id_,
+                "labels": account.delivery.labels.as_dict(),
+                "stage": str(account.stage),
+            }
             output.line("progress", {**about, **far[id_].as_dict()})
 
 

@@ -162,6 +162,25 @@ def test_files_that_are_there_are_not_sent_again_and_others_can_still_be_opened(
     is_there_once(line, parcel)
 
 
+def test_several_filesets_go_on_each_in_its_own(line: Line) -> None:
+    parts = {f"part-{number}.tif": (line.world.folder / f"{number}.tif") for number in range(4)}
+    for made in parts.values():
+        tifffile.imwrite(made, np.frombuffer(os.urandom(SIZE // 4), np.uint8).reshape(1024, -1))
+    parcel = line.world.parcel(images=0, files={name: made.read_bytes() for name, made in parts.items()})
+    importer = line.importer()
+    importer.plan(parcel)
+    line.proxy.faults.cut_at = line.proxy.passed + SIZE * 6 // 10
+
+    with told(line.world.sandbox) as asked:
+        outcomes = bring_home(importer, parcel)
+
+    assert line.proxy.cuts == 1
+    assert all_verified(outcomes, parcel)
+    # One of which nothing was acknowledged yet is begun anew; all four, were they not remembered, would make eight.
+    assert 4 <= asked["importFileset"] < 8
+    assert line.world.sandbox.records("Fileset") == line.world.sandbox.records("Image")
+
+
 def test_a_line_that_is_cut_again_and_again_brings_it_all_the_same(line: Line) -> None:
     parcel, importer = one_large_image(line.world), line.importer()
     importer.plan(parcel)
