@@ -4,8 +4,9 @@
 
 Each delivery is 3 real DICOM images (10 kB each) in a sealed slot. The clock starts with the server, whose database exists
 and is empty, and stops after the last receipt, its row and a `sync`. "xnat" is the stand-in on this machine with the real
-importer and checks; "folder" is the same line into a folder, without checks: the engine and the inbox alone. Both
-databases, ours and the stand-in's, keep fsync on. Prints where the time goes: per step, and per program.
+importer and checks; "folder" is the same line into a folder, without checks: the engine and the inbox alone. Our
+database, the inbox and the receipts are flushed to the disk at every step; the stand-in, which plays XNAT, flushes nothing.
+Prints where the time goes: per step, and per program.
 """
 
 import argparse
