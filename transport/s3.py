@@ -227,4 +227,4 @@ def _client(config: S3Config) -> Any:
 def _send_small_at_once(request: Any, **_: object) -> None:
     """A small object goes without asking first whether the server would have it: that is a turn for every file."""
     if int(request.headers.get("Content-Length", _AT_ONCE + 1)) <= _AT_ONCE:
-        del request.headers["Expect"]
+        request.headers.pop("Expect", None)
