@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
+
 from lading.delivery import Labels, Parcel
 from lading.inbox import Inbox
 from lading.sandbox.xnat import SandboxXnat
 from lading.testing.dicom import new_study, write_series
-from lading.testing.importer_suite import PASSWORD
+from lading.testing.importer_suite import PASSWORD, digests
 from lading.testing.importing import Errand
 from lading.testing.parcels import publish, read_files
 from xnat_importer.importer import XnatImporter
@@ -195,3 +197,18 @@ def running_sandbox(root: Path) -> Iterator[SandboxXnat]:
         yield sandbox
     finally:
         sandbox.stop()
+
+
+def put_by_hand(world: XnatWorld, parcel: Parcel, path: str, content: bytes = b"", **query: str) -> None:
+    """Somebody else's work in XNAT, by plain HTTP."""
+    labels = parcel.delivery.labels
+    url = f"{world.sandbox.url}/data/projects/{labels.project}/subjects/{labels.participant}"
+    httpx.put(url, auth=("carol", USERS["carol"]))
+    answer = httpx.put(url + path, params=query, content=content, auth=("carol", USERS["carol"]))
+    assert answer.status_code in (200, 201), answer.text
+
+
+def arrived_once(world: XnatWorld, parcel: Parcel) -> bool:
+    """One session, every file in it, none of ours twice."""
+    held = world.held(parcel)
+    return world.sessions() == 1 and {digest: held[digest] for digest in digests(parcel)} == dict(digests(parcel))
