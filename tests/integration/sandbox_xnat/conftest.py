@@ -23,3 +23,11 @@ def sandbox(tmp_path: Path) -> Iterator[SandboxXnat]:
 def http(sandbox: SandboxXnat) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=sandbox.url, auth=("alice", "alice"), timeout=120) as client:
         yield client
+
+
+@pytest.fixture
+def by_cookie(sandbox: SandboxXnat) -> Iterator[httpx.Client]:
+    """A client that logged in once and has nothing but its cookie since."""
+    with httpx.Client(base_url=sandbox.url) as client:
+        client.put("/data/services/auth", data={"username": "alice", "password": "alice"}).raise_for_status()
+        yield client

@@ -1,7 +1,6 @@
 """Each knob of the stand-in XNAT does what its row in docs/reference/sandbox-xnat.md says: access, proxy, and network."""
 
 import time
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -18,14 +17,6 @@ from lading.testing.xnat_calls import (
     until,
     waiting,
 )
-
-
-@pytest.fixture
-def by_cookie(sandbox: SandboxXnat) -> Iterator[httpx.Client]:
-    """A client that logged in once and has nothing but its cookie since."""
-    with httpx.Client(base_url=sandbox.url) as client:
-        client.put("/data/services/auth", data={"username": "alice", "password": "alice"}).raise_for_status()
-        yield client
 
 
 def test_session_expiry_ends_a_login_session(sandbox: SandboxXnat, by_cookie: httpx.Client):
