@@ -207,7 +207,8 @@ class ProgramLine:
         with contextlib.suppress(OSError, ValueError), stderr:
             while line := stderr.readline(_LINE_BYTES):
                 self._said.append(line)
-        os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)
+        with contextlib.suppress(ChildProcessError):  # `close` may have reaped it: kill() looks first
+            os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)
         with self._lock:
             self._child.wait()
         self._ended.set()
