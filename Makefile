@@ -58,7 +58,7 @@ bench: $(VENV)/.ready  ## side by side against what a user would pick instead; d
 	$(BIN)/python bench/run_all.py
 
 wheel-test: omero  ## the acceptance tests against the built wheel, with the source tree out of the way
-	@tools/wheel-test.sh "$(PYTHON)" "$(BIN)"
+	@SPREAD="$(SPREAD)" tools/wheel-test.sh "$(PYTHON)" "$(BIN)"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
