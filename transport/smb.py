@@ -42,6 +42,7 @@ _SHARE = re.compile(
     r"[\\/]{2}(?P<host>[^\\/:?*\"<>|\s]+)[\\/](?P<share>[^\\/:?*\"<>|]+)(?P<path>(?:[\\/][^\\/:?*\"<>|]+)*)[\\/]?"
 )
 _AUTH = ("negotiate", "ntlm", "kerberos")
+_ON_THEIR_WAY = WINDOW * BLOCK  # bytes; the worker has fewer blocks than that between itself and the server
 _SMALL_AHEAD = 1 << 20  # bytes of small files that the worker may have in hand
 _START_S = 60.0  # for the worker to start, on a machine that is busy
 _KEPT = "what arrived is kept for the next attempt"
@@ -272,16 +273,26 @@ class SmbFiles:
         self._line.end()
 
     def _continued(self, part: str, body: Body) -> int:
-        """Where to go on writing: behind what is proven, by the part's name and its last block, to be there; else 0."""
+        """Where to go on writing: behind what is proven, by the part's name and its last blocks, to be there; else 0.
+
+        A server writes the blocks that are on their way together in any order. When the line is cut, one may be missing
+        before another that is there: it reads as zeros. So as many are compared as can be on their way at a time.
+        """
         there = self.look(part)
         if there is None:
             return 0
         if there.folder or not 0 < there.size <= body.size:
             self.remove(part)
             return 0
-        start = max(0, there.size - BLOCK)
+        start = max(0, there.size - _ON_THEIR_WAY)
         stored = b"".join(self.read(part, start))
-        return there.size if stored == b"".join(body.blocks(start, there.size - start)) else 0
+        wanted = b"".join(body.blocks(start, there.size - start))
+        if stored == wanted:
+            return there.size
+        differing = (at for at in range(0, len(wanted), BLOCK) if stored[at : at + BLOCK] != wanted[at : at + BLOCK])
+        first = next(differing, 0)
+        # The first of so many was acknowledged long ago. If not even that is there, nothing is proven.
+        return start + first if first else 0
 
     def _next_block(self, blocks: Iterator[bytes], under_way: int, doing: str) -> bytes | None:
         """The next block; when the source fails, the worker lets go of the part.

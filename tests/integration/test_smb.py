@@ -86,6 +86,19 @@ class TestParts:
         assert body.begun_at == 0
         assert (share[0] / "a.dat").read_bytes() == trees.noise(1, 3 * MIB)
 
+    @pytest.mark.parametrize("hole", [5, 6, 7])
+    def test_a_part_with_a_hole_goes_on_where_the_hole_begins(self, share, files, hole):
+        """Blocks that are on their way together are written in any order; a line may be cut between them."""
+        body = _Counted(trees.noise(1, 10 * MIB))
+        begun = bytearray(trees.noise(1, 10 * MIB)[: 8 * MIB])
+        begun[hole * MIB : (hole + 1) * MIB] = bytes(MIB)
+        (share[0] / part_path("a.dat", body)).write_bytes(begun)
+
+        files.place("a.dat", body)
+
+        assert body.begun_at == hole * MIB
+        assert (share[0] / "a.dat").read_bytes() == trees.noise(1, 10 * MIB)
+
     def test_a_part_that_is_too_long_is_written_anew(self, share, files):
         body = _Counted(b"short")
         (share[0] / part_path("a.dat", body)).write_bytes(b"much longer")
