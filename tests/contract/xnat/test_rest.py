@@ -15,17 +15,10 @@ from pydicom.uid import generate_uid
 
 from lading.testing.dicom import CT_IMAGE, write_dicom, write_session
 from lading.testing.instrument import wait_until
+from lading.testing.xnat_calls import zipped
 
 Rows = Callable[[httpx.Response], list[dict[str, str]]]
 JSON = {"format": "json"}
-
-
-def zipped(folder: Path) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for path in sorted(folder.rglob("*")):
-            archive.write(path, path.relative_to(folder).as_posix())
-    return buffer.getvalue()
 
 
 def import_zip(http: httpx.Client, folder: Path, **parameters: str) -> httpx.Response:
