@@ -4,13 +4,13 @@ import json
 import os
 import shutil
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from lading.agent.connections import Connections, patiently
 from lading.agent.locks import FileLock, held
 from lading.agent.outgoing import LONGEST_WAIT_S, UNSENT, Outgoing, WatchReport, outgoing
 from lading.agent.tables import MIGRATIONS
@@ -26,9 +26,6 @@ OUTBOX_NAME = "outbox.sqlite"
 # Like Outgoing.is_due.
 _DUE = f"(not_before <= ?1 OR not_before > ?1 + {LONGEST_WAIT_S})"
 
-# For another process of this machine, each of whose transactions takes milliseconds.
-_PATIENCE_S = 30.0
-
 _SqlValue = str | int | float | bytes
 
 
@@ -42,20 +39,16 @@ class Outbox:
     def __init__(self, home: Path, *, clock: Clock = time.time) -> None:
         self.home = home
         self.clock = clock
-        self._local = threading.local()
-        self._opened: dict[threading.Thread, sqlite3.Connection] = {}
-        self._opening = threading.Lock()
         with self._recording("open"):
             for folder in (home, home / "outgoing", home / "cleaned", home / "locks"):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Labels are personal data: nobody else reads this file, nor the journal files that SQLite gives its mode.
-            os.close(os.open(home / OUTBOX_NAME, os.O_RDWR | os.O_CREAT, 0o600))
+            # Labels are personal data: nobody else reads this file.
+            self._connections = Connections(home / OUTBOX_NAME)
             self._migrate()
 
     def close(self) -> None:
         """Let go of the file."""
-        self._let_go(lambda _: True)
-        self._local = threading.local()
+        self._connections.close()
 
     # -- taking up ------------------------------------------------------------------------------------------------
 
@@ -382,46 +375,24 @@ class Outbox:
 
     def _one(self, query: str, *values: _SqlValue) -> sqlite3.Row | None:
         with self._recording("read"):
-            row: sqlite3.Row | None = self._connection().execute(query, values).fetchone()
+            row: sqlite3.Row | None = self._connections.here().execute(query, values).fetchone()
             return row
 
     def _all(self, query: str, *values: _SqlValue) -> list[sqlite3.Row]:
         with self._recording("read"):
-            return self._connection().execute(query, values).fetchall()
+            return self._connections.here().execute(query, values).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._recording("write"):
-            db = self._connection()
-            _patiently(db, "BEGIN IMMEDIATE")
+            db = self._connections.here()
+            patiently(db, "BEGIN IMMEDIATE")
             try:
                 yield db
             except BaseException:
                 db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
-
-    def _connection(self) -> sqlite3.Connection:
-        db: sqlite3.Connection | None = getattr(self._local, "db", None)
-        if db is None:
-            db = sqlite3.connect(
-                self.home / OUTBOX_NAME, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False
-            )
-            db.row_factory = sqlite3.Row
-            _patiently(db, "PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            self._local.db = db
-            # Live mode starts a thread for every attempt at a target that is away, all night long.
-            self._let_go(lambda thread: not thread.is_alive())
-            with self._opening:
-                self._opened[threading.current_thread()] = db
-        return db
-
-    def _let_go(self, of: Callable[[threading.Thread], bool]) -> None:
-        """Close the connections of these threads."""
-        with self._opening:
-            for thread in [thread for thread in self._opened if of(thread)]:
-                self._opened.pop(thread).close()
 
     def _migrate(self) -> None:
         with self._transaction() as db:
@@ -463,27 +434,6 @@ class _OutboxJournal:
             "SELECT value FROM journal WHERE delivery = ? AND key = ?", self._delivery, key
         )
         return row["value"] if row else None
-
-
-def _patiently(db: sqlite3.Connection, statement: str) -> None:
-    """Execute `statement`, waiting for other processes up to _PATIENCE_S.
-
-    SQLite answers "database is locked" at once, without its own time-out, where waiting could deadlock: while another process
-    switches a new file to WAL, or takes the last connection down. See https://www.sqlite.org/rescode.html#busy.
-    """
-    until = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            db.execute(statement)
-        except sqlite3.OperationalError as exc:
-            if (
-                exc.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-                or time.monotonic() > until
-            ):
-                raise
-            time.sleep(0.02)
-        else:
-            return
 
 
 def _text(text: str) -> str:

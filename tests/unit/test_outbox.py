@@ -234,6 +234,34 @@ def test_many_processes_may_open_a_new_outbox_at_the_same_moment(tmp_path: Path)
     assert [(opener.communicate(timeout=120)[1], opener.returncode) for opener in openers] == [(b"", 0)] * 6
 
 
+_TAKING = """
+import sys
+from pathlib import Path
+from lading.agent.outbox import Outbox
+from lading.delivery import Labels
+outbox = Outbox(Path(sys.argv[1]))
+outbox.take(Path("/data", sys.argv[2]), "r", Labels("P", "a", "b"), fingerprint="f")
+outbox.close()
+"""
+
+
+def test_a_second_look_in_one_process_does_not_take_the_first_ones_locks_away(tmp_path: Path) -> None:
+    # Seen: `send --wait` looks from two threads; the background carrier ended and took the journal away under both.
+    home = tmp_path / "home"
+    first = Outbox(home)
+    second = Outbox(home)
+
+    def theirs(name: str) -> None:
+        subprocess.run([sys.executable, "-c", _TAKING, str(home), name], check=True, timeout=60)
+
+    theirs("one")
+    second.take(Path("/data/ours"), "r", Labels("P", "a", "c"), fingerprint="f")
+    theirs("two")
+
+    assert {item.root.name for item in first.deliveries()} == {"one", "ours", "two"}
+    assert {item.root.name for item in second.deliveries()} == {"one", "ours", "two"}
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux says which files are open")
 def test_threads_that_ended_leave_no_open_files_behind(outbox: Outbox, tmp_path: Path) -> None:
     def open_files() -> int:
