@@ -10,6 +10,9 @@ from pathlib import Path
 # Windows locks are mandatory: lock a byte far behind the text, so that others can still read who holds it.
 _FAR = 1 << 30
 
+_GLIMPSE_S = 0.001
+"""Longer than anybody takes who only asks for the holder."""
+
 
 class FileLock:
     """One lock file. Never held twice at a time, neither by two processes nor by two threads.
@@ -24,18 +27,23 @@ class FileLock:
     def acquire(self, *, patience: float = 0.0) -> bool:
         """Take the lock and write our process id into the file. False: somebody else has it, for longer than `patience` s.
 
-        A little patience outlasts somebody who only asks for the `holder`.
+        Somebody who only asks for the `holder` does not count. Raises OSError when the file cannot be made or written.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         until = time.monotonic() + patience
-        while not _try_lock(fd):
-            if time.monotonic() >= until:
-                os.close(fd)
-                return False
-            time.sleep(0.02)
-        os.ftruncate(fd, 0)
-        os.write(fd, str(os.getpid()).encode())
+        try:
+            while not _try_lock(fd):
+                taken = _is_taken(fd)
+                if taken and time.monotonic() >= until:
+                    os.close(fd)
+                    return False
+                time.sleep(0.02 if taken else _GLIMPSE_S)
+            os.ftruncate(fd, 0)
+            os.write(fd, str(os.getpid()).encode())
+        except BaseException:
+            os.close(fd)  # or it would be held for as long as this process lives
+            raise
         self._fd = fd
         return True
 
@@ -53,7 +61,7 @@ class FileLock:
         except FileNotFoundError:
             return None
         try:
-            if _try_lock(fd):
+            if not _is_taken(fd):
                 return None
         finally:
             os.close(fd)
@@ -74,6 +82,8 @@ def held(lock: FileLock) -> Iterator[bool]:
 if sys.platform == "win32":  # pragma: no cover - the other half runs here
     import msvcrt
 
+    _LOOKS = 5  # there is no lock that two may ask with: whoever holds it for longer than that is no asker
+
     def _try_lock(fd: int) -> bool:
         os.lseek(fd, _FAR, os.SEEK_SET)
         try:
@@ -82,6 +92,19 @@ if sys.platform == "win32":  # pragma: no cover - the other half runs here
             return False
         finally:
             os.lseek(fd, 0, os.SEEK_SET)
+        return True
+
+    def _unlock(fd: int) -> None:
+        os.lseek(fd, _FAR, os.SEEK_SET)
+        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+        os.lseek(fd, 0, os.SEEK_SET)
+
+    def _is_taken(fd: int) -> bool:
+        for _ in range(_LOOKS):
+            if _try_lock(fd):
+                _unlock(fd)
+                return False
+            time.sleep(_GLIMPSE_S)
         return True
 
 else:
@@ -93,3 +116,12 @@ else:
         except BlockingIOError:
             return False
         return True
+
+    def _is_taken(fd: int) -> bool:
+        """Whether somebody holds the lock. Asked with a shared one: others who ask meanwhile are no holders."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        return False
