@@ -11,6 +11,7 @@ from lading.agent.edge import foreseen
 from lading.agent.locks import held
 from lading.agent.outbox import Outbox, Outgoing
 from lading.agent.parts import AgentParts
+from lading.agent.taking import look_back
 from lading.delivery import Cargo, DeliveryId, Slot, Stage
 from lading.errors import (
     AccessDenied,
@@ -20,6 +21,7 @@ from lading.errors import (
     OutOfSpace,
     Rejected,
     SourceChanged,
+    Unreachable,
 )
 from lading.filters import FileRules
 from lading.findings import Finding, refuses
@@ -102,6 +104,7 @@ def _attempt(outbox: Outbox, parts: AgentParts, item: Outgoing) -> None:
     log.info("start", delivery=item.id, attempt=item.attempt + 1, labels=str(item.delivery.labels), root=str(item.root))
     if item.stage is Stage.SENDING and _was_taken_already(transport, item, papers):
         _arrived(outbox, item, read_seal(papers), journal)
+        look_back(outbox, parts, item)
         return
     cargo = Cargo(item.delivery, item.root, papers, rules, algorithms)
     _list(outbox, cargo, transport, item)
@@ -109,11 +112,17 @@ def _attempt(outbox: Outbox, parts: AgentParts, item: Outgoing) -> None:
     progress = _Counter(outbox, item.id)
     transport.carry(cargo, Slot(item.id), journal, progress)
     _arrived(outbox, item, read_seal(papers), journal)
+    look_back(outbox, parts, item)
 
 
 def _came_to_rest(outbox: Outbox, item: Outgoing, rules: FileRules) -> bool:
     """Whether a source that changed under our hands looks the same as one quiet period ago."""
     seen = glance(item.root, rules)
+    if seen.unreadable:
+        raise Unreachable(
+            f"cannot look through {item.root}: {seen.unreadable}; is the disk or share mounted?",
+            safe="nothing was sent",
+        )
     taken = outbox.taken(item.delivery.route, item.root)
     if taken and taken[1] == seen.fingerprint and not seen.unfinished:
         outbox.move(item.id, Stage.READY, f"quiet again for {item.quiet:g} s", not_before=0.0, attempt=0)

@@ -9,6 +9,7 @@ from lading.agent.edge import foreseen
 from lading.agent.locks import held
 from lading.agent.outbox import Outbox, Outgoing
 from lading.agent.parts import AgentParts
+from lading.agent.taking import look_back
 from lading.delivery import DeliveryId, Receipt, Stage
 from lading.disk import write_durably
 from lading.errors import LadingError
@@ -33,6 +34,8 @@ def ask(outbox: Outbox, parts: AgentParts, delivery: DeliveryId, *, every: float
         item = outbox.get(delivery) if ours else None
         if item is None or not item.arrived_at or item.stage not in (Stage.ARRIVED, Stage.REJECTED):
             return False
+        if item.stage is Stage.ARRIVED:
+            look_back(outbox, parts, item)  # a carrier that was killed did not get to it
         age = outbox.clock() - item.arrived_at
         next_look = outbox.clock() + min(max(every, age / 20), LONGEST_PAUSE_S)
         try:

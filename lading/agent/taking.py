@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from lading.agent.edge import foreseen
-from lading.agent.outbox import UNSENT, Outbox, Outgoing, WatchReport
+from lading.agent.outbox import Outbox, Outgoing, WatchReport
 from lading.agent.parts import AgentParts
 from lading.config import WatchConfig
 from lading.delivery import Stage
@@ -26,6 +26,8 @@ log = structlog.get_logger()
 
 DAY_S = 86_400.0
 _NAMED = 3
+_LOOK_BACK = "look-back"
+"""The note on a delivery whose folder looked different before it arrived: what is new may have come after the list was made."""
 
 
 def scan(outbox: Outbox, parts: AgentParts, watch: WatchConfig, source: Source) -> float | None:
@@ -73,17 +75,20 @@ def named_sender(person: str) -> str:
 def look_again(outbox: Outbox, rules: FileRules, item: Outgoing, fingerprint: str) -> Outgoing:
     """The folder of `item` does not look as it did. Gives back the delivery that stands for it now.
 
-    Before it is sent nothing is lost: the list is made, or checked, before the carry. Once it was refused, the sender has acted
-    and it is sent again. Later, files that are new or different make a new delivery, HELD for a person to decide; files
-    that went are remarked.
+    Before it has arrived only a note is made: its list may or may not know what is new, and `look_back` compares when it has
+    arrived. Once it was refused, the sender has acted and it is sent again. Later, files that are new or different make a new
+    delivery, HELD for a person to decide; files that went are remarked.
     """
     if item.stage is Stage.FOUND:  # the carrier waits for it to come to rest, and compares with what it saw
         return item
     if item.stage is Stage.REJECTED:
         return _mended(outbox, item, fingerprint)
-    if item.stage in UNSENT or not item.arrived_at:
-        outbox.seen_again(item, fingerprint)
-        return item
+    if not item.arrived_at:
+        if item.stage is not Stage.CANCELLED and not outbox.journal(item.id).recall(_LOOK_BACK):
+            outbox.journal(item.id).note(_LOOK_BACK, "1")
+        item = outbox.get(item.id)
+        if not item.arrived_at:  # else it arrived just now, perhaps without having seen the note
+            return item
     new, gone = _differences(outbox, rules, item)
     if gone and not new and item.stage not in (Stage.CLEANABLE, Stage.CLEANED):
         outbox.remark(item.id, f"{len(gone)} files left the source, {gone[0]} among them")
@@ -91,6 +96,29 @@ def look_again(outbox: Outbox, rules: FileRules, item: Outgoing, fingerprint: st
         outbox.seen_again(item, fingerprint)
         return item
     return _late(outbox, item, new, fingerprint)
+
+
+def look_back(outbox: Outbox, parts: AgentParts, item: Outgoing) -> None:
+    """After `item` arrived: compare its folder with its list, if it looked different meanwhile. Raises EngineError only.
+
+    The fingerprint of the folder is left as it was when it was taken: a scan compares as well, and whoever is first has done it.
+    """
+    journal = outbox.journal(item.id)
+    if not journal.recall(_LOOK_BACK):
+        return
+    try:
+        with foreseen(f"comparing {item.root} with what was sent"):
+            rules = parts.rules(item.delivery.route)
+            seen = glance(item.root, rules)
+            if seen.unreadable:
+                return
+            look_again(outbox, rules, outbox.get(item.id), seen.fingerprint)
+    except EngineError:
+        raise
+    except LadingError as exc:
+        log.warning("not compared yet", delivery=item.id, code=exc.code, error=exc.message)
+        return
+    journal.note(_LOOK_BACK, "")
 
 
 def _mended(outbox: Outbox, item: Outgoing, fingerprint: str) -> Outgoing:
