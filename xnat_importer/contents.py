@@ -54,6 +54,12 @@ def sort(parcel: Parcel, skips: Mapping[str, str]) -> Contents:
     return Contents(tuple(dicom), tuple(companions), tuple(skipped))
 
 
+def unsorted(parcel: Parcel, skips: Mapping[str, str]) -> Contents:
+    """Without a look at the files: none of them is known to be DICOM."""
+    skipped = [(entry, skips[entry.path]) for entry in parcel.manifest if entry.path in skips]
+    return Contents((), tuple(entry for entry in parcel.manifest if entry.path not in skips), tuple(skipped))
+
+
 def local_path(root: Path, entry: Entry) -> Path:
     """Where the file of an entry lies."""
     return root.joinpath(*entry.path.split("/"))

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from lading.checks.dicom_headers import DicomUnreadable, read_header
 
@@ -59,13 +59,13 @@ def identity_of(stream: IO[bytes]) -> Identity | None:
     return Identity(*values) if values[0] and values[1] else None
 
 
-def substance(path: Path) -> Substance | None:
+def substance(file: Path | BinaryIO) -> Substance | None:
     """What is in a whole object, None when it cannot be read. Holds its pixel data in memory for a moment."""
     from pydicom import dcmread  # noqa: PLC0415 - as above
     from pydicom.errors import InvalidDicomError  # noqa: PLC0415
 
     try:
-        found = dcmread(path)
+        found = dcmread(file)
         pixels = next((found[name].value for name in _PIXELS if name in found), b"")
         for name in _PIXELS:
             if name in found:

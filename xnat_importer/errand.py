@@ -76,6 +76,7 @@ class Errand:
     route: RouteSettings
     delivery: DeliveryId
     root: Path
+    inbox: Path
     target: Target
     contents: Contents
     journal: Journal

@@ -11,11 +11,12 @@ from typing import Self
 import attrs
 
 from lading.delivery import DeliveryId, FileOutcome, Labels, Parcel
-from lading.errors import AccessDenied, Refused, TargetMissing
+from lading.disk import is_real_folder
+from lading.errors import AccessDenied, Corrupted, Refused, TargetMissing
 from lading.findings import Finding, note, warning
 from lading.ports import ImportPlan, ImportRecord, Journal, Settings
-from xnat_importer import dicom_import, readback, resources
-from xnat_importer.contents import Contents, sort
+from xnat_importer import dicom_import, readback, resources, withdrawn
+from xnat_importer.contents import Contents, sort, unsorted
 from xnat_importer.errand import Errand, Habit, Target
 from xnat_importer.ownership import demand_ours, demand_same_study
 from xnat_importer.session import XnatSession, as_query, quoted
@@ -36,7 +37,7 @@ class XnatImporter:
 
     def __init__(self, server: RepositorySettings, route: RouteSettings, *, inbox_root: Path, state: Path) -> None:
         self._server, self._route = server, route
-        self._inbox_root, self._state = inbox_root.resolve(), state
+        self._inbox_given, self._inbox_root, self._state = inbox_root, inbox_root.resolve(), state
         self._session = XnatSession(server)
         self._repository = Repository(self._session)
         self._habit = Habit()
@@ -81,6 +82,7 @@ class XnatImporter:
         """The preflight. `skips` maps files (paths) that a check leaves out to the reason; the plan carries it on."""
         labels = parcel.delivery.labels
         _demand_labels(parcel)
+        _demand_copy(parcel)
         contents = self._contents(parcel, skips or {})
         project = self._editable(labels.project)
         target = self._target(parcel, contents, project, skips or {})
@@ -108,7 +110,12 @@ class XnatImporter:
 
     def verify(self, parcel: Parcel, record: ImportRecord) -> Iterator[FileOutcome]:
         """See the role. XNAT is asked to read its disk again first; companions by MD5, DICOM by MD5 or by object."""
-        errand = self._errand(parcel, Target.from_mapping(record.target), _NoJournal())
+        wanted = Target.from_mapping(record.target)
+        try:
+            errand = self._errand(parcel, wanted, _NoJournal())
+        except Corrupted:  # a file is gone: the copy was withdrawn
+            yield from self._verify_withdrawn(parcel, wanted, record)
+            return
         target, contents, repository = errand.target, errand.contents, errand.repository
         for entry, reason in contents.skipped:
             yield readback.filtered(entry, reason)
@@ -128,6 +135,16 @@ class XnatImporter:
         yield from readback.dicom(errand, contents.dicom, waiting, lambda: self._rewrites(target.project))
         for entry in contents.companions:
             yield readback.missing(entry, "the session is not archived yet")
+
+    def _verify_withdrawn(self, parcel: Parcel, target: Target, record: ImportRecord) -> Iterator[FileOutcome]:
+        contents = unsorted(parcel, target.skips)
+        errand = self._errand(parcel, target, _NoJournal(), contents)
+        for entry, reason in contents.skipped:
+            yield readback.filtered(entry, reason)
+        archived = _as_recorded(record) or self._repository.archived(target.project, target.session)
+        if archived is not None and not self._repository.refresh(archived):
+            archived = self._repository.archived(target.project, target.session)
+        yield from withdrawn.outcomes(errand, archived)
 
     def _stored(self, errand: Errand, archived: Archived) -> list[Stored] | None:
         """The files of the session's scans, None when there is no such session of that subject.
@@ -286,15 +303,16 @@ class XnatImporter:
             yield f"leave out {entry.path}: {reason}"
         yield "read every file back and compare"
 
-    def _errand(self, parcel: Parcel, target: Target, journal: Journal) -> Errand:
+    def _errand(self, parcel: Parcel, target: Target, journal: Journal, contents: Contents | None = None) -> Errand:
         return Errand(
             repository=self._repository,
             server=self._server,
             route=self._route,
             delivery=parcel.delivery.id,
             root=parcel.root,
+            inbox=self._inbox_given,
             target=target,
-            contents=self._contents(parcel, target.skips),
+            contents=contents or self._contents(parcel, target.skips),
             journal=journal,
             state=self._state,
             habit=self._habit,
@@ -360,6 +378,15 @@ class _NoJournal:
     def recall(self, key: str) -> str | None:  # noqa: ARG002
         """Nothing."""
         return None
+
+
+def _demand_copy(parcel: Parcel) -> None:
+    if not is_real_folder(parcel.root):
+        raise Refused(
+            f"importing {parcel.delivery.labels}: the copy in the inbox was withdrawn",
+            safe="What XNAT holds stays as it is.",
+            next_command="send the session again from its source: what XNAT holds of it is not sent",
+        )
 
 
 def _demand_labels(parcel: Parcel) -> None:

@@ -4,14 +4,14 @@ Equal MD5 is proof for any file. DICOM that differs is judged by identifier and 
 may rewrite headers: the object must be there under its SOPInstanceUID with the same pixel data. A blank digest proves nothing.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from lading.delivery import FileOutcome, Outcome
 from lading.manifest import Entry
-from xnat_importer.contents import DicomFile, local_path
+from xnat_importer import copies
+from xnat_importer.contents import DicomFile
 from xnat_importer.dicom import Substance, substance
 from xnat_importer.errand import Errand
 from xnat_importer.resources import Place
@@ -36,10 +36,11 @@ def companions(errand: Errand, archived: Archived, place: Place, entries: Sequen
 
 
 def _by_digest(errand: Errand, entry: Entry, stored: Stored) -> FileOutcome:
-    if stored.md5:
-        same = stored.md5 == md5_of(errand, entry)
+    ours = md5_of(errand, entry) if stored.md5 else ""
+    if ours:
+        same = stored.md5 == ours
         return _outcome(entry, Outcome.VERIFIED if same else Outcome.MISMATCH, "md5", stored)
-    if errand.route.blank_digest != "download":
+    if not stored.md5 and errand.route.blank_digest != "download":
         return _outcome(entry, Outcome.UNVERIFIED, "XNAT shows no digest", stored)
     with scratch(errand.state / "downloads", "", stored.size) as copy:
         digest = errand.repository.download(stored.uri, copy)
@@ -57,7 +58,7 @@ def dicom(
     rest: list[DicomFile] = []
     matched: set[str] = set()
     for file in files:
-        same = by_md5.get(md5_of(errand, file.entry)) if by_md5 else None
+        same = by_md5.get(md5_of(errand, file.entry)) if by_md5 else None  # no digest of a stored file is ""
         if same:
             matched.add(same.uri)
             yield _outcome(file.entry, Outcome.VERIFIED, "md5", same)
@@ -133,7 +134,11 @@ class _Judge:
         if seen.sha256 == file.entry.sha256:
             return _outcome(file.entry, Outcome.VERIFIED, "sha256 of the download", seen.stored)
         ours, theirs = self._own(file), seen.substance
-        if ours is None or theirs is None:
+        if ours is None:
+            return _outcome(
+                file.entry, Outcome.UNVERIFIED, "other bytes, and no copy of ours to compare with", seen.stored
+            )
+        if theirs is None:
             return _outcome(file.entry, Outcome.MISMATCH, "not readable as DICOM when read back", seen.stored)
         outcome, how = self._compared(ours, theirs)
         return _outcome(file.entry, outcome, how, seen.stored)
@@ -166,16 +171,17 @@ class _Judge:
                 yield _lost(file)
 
     def _own(self, file: DicomFile) -> Substance | None:
-        return substance(local_path(self.errand.root, file.entry))
+        return copies.content(self.errand.root, file.entry, inbox=self.errand.inbox)
 
 
 def md5_of(errand: Errand, entry: Entry) -> str:
-    """The MD5 of our file: from the manifest where the route asked for it, else read now."""
-    known = entry.digests.get("md5")
-    if known:
-        return known
-    with local_path(errand.root, entry).open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    """The MD5 of the file that the manifest is about: as it says, else of our copy; "" when that is not this file any more."""
+    return entry.digests.get("md5") or copies.md5(errand.root, entry, inbox=errand.inbox)
+
+
+def verified(entry: Entry, how: str, stored: Stored) -> FileOutcome:
+    """The outcome of a file that was found equal."""
+    return _outcome(entry, Outcome.VERIFIED, how, stored)
 
 
 def missing(entry: Entry, how: str) -> FileOutcome:

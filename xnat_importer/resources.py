@@ -17,7 +17,7 @@ import requests
 from lading.errors import Refused, TargetUnavailable
 from lading.manifest import Entry
 from xnat_importer import errors
-from xnat_importer.contents import local_path
+from xnat_importer.copies import opened
 from xnat_importer.errand import Errand
 from xnat_importer.scratch import scratch
 from xnat_importer.session import Query, quoted, quoted_path
@@ -176,7 +176,6 @@ def _parts(entries: Sequence[Entry], limit: int) -> Iterable[Sequence[Entry]]:
 def _send_file(errand: Errand, archived: Archived, place: Place, entry: Entry, *, overwrite: bool) -> str:
     path = f"{place.base(archived)}{quoted('resources', place.resource, 'files')}/{quoted_path(entry.path)}"
     doing = f"uploading {entry.path} to {place} of {errand.target}"
-    source = local_path(errand.root, entry)
     query = [("overwrite", "true")] if overwrite else []
     timeout = errand.server.upload_timeout
     if entry.size:
@@ -184,7 +183,7 @@ def _send_file(errand: Errand, archived: Archived, place: Place, entry: Entry, *
             path,
             doing=doing,
             query=[("inbody", "true"), *query],
-            body=lambda: source.open("rb"),
+            body=lambda: opened(errand.root, entry, inbox=errand.inbox),
             content_type="application/octet-stream",
             timeout=timeout,
         )
@@ -233,7 +232,7 @@ def _write_tar(out: Path, errand: Errand, part: Sequence[Entry]) -> None:
         for entry in part:
             info = tarfile.TarInfo(entry.path)
             info.size, info.mtime, info.mode = entry.size, entry.mtime_ns // 1_000_000_000, 0o644
-            with local_path(errand.root, entry).open("rb") as source:
+            with opened(errand.root, entry, inbox=errand.inbox) as source:
                 archive.addfile(info, source)
 
 

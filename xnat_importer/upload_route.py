@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lading.errors import Refused, TargetMissing
-from xnat_importer.contents import DicomFile, local_path
+from xnat_importer.contents import DicomFile
+from xnat_importer.copies import opened
 from xnat_importer.errand import Errand
 from xnat_importer.scratch import scratch
 from xnat_importer.session import quoted
@@ -72,7 +73,7 @@ def _send_zip(errand: Errand, part: Sequence[DicomFile]) -> int:
     doing = f"sending {len(part)} DICOM files of {target}"
     needed = sum(file.entry.size for file in part)
     with scratch(errand.state / "uploads", ".zip", needed) as archive:
-        _write_zip(archive, errand.root, part)
+        _write_zip(archive, errand, part)
         response = errand.session.post(
             "/data/services/import",
             doing=doing,
@@ -100,7 +101,6 @@ def _send_zip(errand: Errand, part: Sequence[DicomFile]) -> int:
 def _send_one(errand: Errand, file: DicomFile) -> None:
     target = errand.target
     doing = f"sending {file.entry.path} of {target}"
-    path = local_path(errand.root, file.entry)
     response = errand.session.post(
         "/data/services/import",
         doing=doing,
@@ -111,7 +111,7 @@ def _send_one(errand: Errand, file: DicomFile) -> None:
             ("EXPT_LABEL", target.session),
             ("inbody", "true"),
         ],
-        body=lambda: path.open("rb"),
+        body=lambda: opened(errand.root, file.entry, inbox=errand.inbox),
         content_type="application/dicom",
         timeout=errand.server.upload_timeout,
     )
@@ -138,13 +138,14 @@ def _demand_own_place(errand: Errand, uris: Sequence[str], doing: str) -> None:
             )
 
 
-def _write_zip(out: Path, root: Path, part: Sequence[DicomFile]) -> None:
+def _write_zip(out: Path, errand: Errand, part: Sequence[DicomFile]) -> None:
     # Not compressed: images hardly shrink.
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for number, file in enumerate(part):
             info = zipfile.ZipInfo(_member_name(file.entry.path, number))
             info.file_size = file.entry.size
-            with local_path(root, file.entry).open("rb") as source, archive.open(info, "w") as member:
+            copy = opened(errand.root, file.entry, inbox=errand.inbox)
+            with copy as source, archive.open(info, "w") as member:
                 while block := source.read(1 << 20):
                     member.write(block)
 

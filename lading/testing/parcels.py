@@ -1,6 +1,6 @@
 """Deliveries that have come as far as a published parcel, made by the real inbox."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lading.delivery import Delivery, Labels, Parcel, new_delivery_id
@@ -9,15 +9,25 @@ from lading.manifest import NameLimits, make
 from lading.seal import seal
 
 
-def publish(inbox: Inbox, labels: Labels, files: Mapping[str, bytes], *, route: str = "mri") -> Parcel:
-    """A parcel of `files` (relative POSIX path → content), lying published at PROJECT/participant/SESSION."""
+def publish(
+    inbox: Inbox,
+    labels: Labels,
+    files: Mapping[str, bytes],
+    *,
+    route: str = "mri",
+    algorithms: Sequence[str] = ("md5",),
+) -> Parcel:
+    """A parcel of `files` (relative POSIX path → content), lying published at PROJECT/participant/SESSION.
+
+    `algorithms`: the digests that its sender made besides SHA-256.
+    """
     delivery = Delivery(new_delivery_id(), route, labels)
     slot = inbox.reserve(delivery.id)
     for path, content in files.items():
         file = slot / "data" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
-    seal(slot, delivery, make(slot / "data", slot, algorithms=("md5",)))
+    seal(slot, delivery, make(slot / "data", slot, algorithms=algorithms))
     inbox.accept(delivery.id)
     return inbox.publish(inbox.parcel(delivery.id))
 
