@@ -4,7 +4,7 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -44,10 +44,30 @@ class Told:
         self._progress.advance(files=1)
 
 
+class _Digests:
+    """Several digests of the same bytes."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._makers = {name: hashlib.new(name, usedforsecurity=False) for name in names}
+
+    def update(self, data: bytes) -> None:
+        for maker in self._makers.values():
+            maker.update(data)
+
+    def copy(self) -> "_Digests":
+        other = _Digests(())
+        other._makers = {name: maker.copy() for name, maker in self._makers.items()}
+        return other
+
+    def hex(self) -> dict[str, str]:
+        return {name: maker.hexdigest() for name, maker in self._makers.items()}
+
+
 class FileBody:
     """A file of the source. Its descriptor is opened with the first block and closed by `close`; see the role `Body`.
 
     `goes_on`: asked before every block; False ends the reading with Unreachable (another file could not be carried).
+    `algorithms`: the digests to make of the content, SHA-256 among them; once all of it was read they are `proven`.
     """
 
     def __init__(
@@ -59,14 +79,17 @@ class FileBody:
         pace: Pace,
         told: Told | None = None,
         goes_on: Callable[[], bool] = lambda: True,
+        algorithms: Sequence[str] = ("sha256",),
     ) -> None:
         self._root, self._entry, self._open_it = root, entry, open_it
         self._pace, self._told, self._goes_on = pace, told, goes_on
         self._fd: int | None = None
         self._opening = threading.Lock()
-        self._hash = hashlib.sha256()
+        self._algorithms = algorithms
+        self._hash = _Digests(algorithms)
         self._hashed = 0
-        self._proven = False
+        self.proven: Mapping[str, str] = {}
+        """Its digests, once the whole of it was read and is the content of the manifest (or nothing else is known of it)."""
         self._reading: Ahead | None = None
 
     def __enter__(self) -> Self:
@@ -87,7 +110,7 @@ class FileBody:
 
     @property
     def digests(self) -> Mapping[str, str]:
-        """Those of the manifest."""
+        """Those of the manifest; none while it is being made."""
         return self._entry.digests
 
     def blocks(self, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
@@ -98,7 +121,7 @@ class FileBody:
 
     def prove(self) -> None:
         """Read what of the content nobody has hashed yet. Raises SourceChanged when it is not the manifest's."""
-        if not self._proven:
+        if not self.proven:
             for _ in self._whole(self.size):
                 pass
 
@@ -132,7 +155,7 @@ class FileBody:
         if hashed <= offset:
             position = hashed
         else:
-            digest = hashlib.sha256()
+            digest = _Digests(self._algorithms)
         while position < self.size:
             data = self._read(position, min(BLOCK, self.size - position))
             digest.update(data)
@@ -142,8 +165,9 @@ class FileBody:
             if withheld:
                 yield self._leaving(withheld, before)
             withheld = data[max(0, offset - before) :]
-        self._refuse_other(digest.hexdigest())
-        self._proven = True
+        found = digest.hex()
+        self._refuse_other(found["sha256"])
+        self.proven = found
         if withheld:
             yield self._leaving(withheld, position)
 

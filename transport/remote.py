@@ -58,6 +58,7 @@ class RemoteTraits:
     stall_s: seconds without a byte after which a connection counts as broken; `close` is then called from another thread and
     must make the call that is under way raise Unreachable. None: the library has time-outs of its own for every call.
     another_after_s: for that long there must be more to do than the connections can, before one more is worth its log-in.
+    lists_on_the_way: `place` does as well without the digests of the content, which are known only when all of it was read.
     """
 
     resumes: bool = True
@@ -67,6 +68,7 @@ class RemoteTraits:
     names: NameLimits = NameLimits.POSIX
     stall_s: float | None = 120.0
     another_after_s: float = 0.0
+    lists_on_the_way: bool = True
 
 
 class Body(Protocol):

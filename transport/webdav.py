@@ -104,7 +104,8 @@ class WebdavPlace:
         """Those of the kind of server."""
         names = _NAMES[self._config.names] if self._config.names else _NAMES_OF[self._kind]
         if self._kind == "nextcloud":
-            return RemoteTraits(whole=True, names=names, stall_s=None)
+            # Its checksum goes ahead of the content.
+            return RemoteTraits(whole=True, names=names, stall_s=None, lists_on_the_way=False)
         return RemoteTraits(resumes=False, keeps_mtime=False, names=names, stall_s=None)
 
     @property
