@@ -23,6 +23,7 @@ from lading.seal import PAPERS, is_sealed
 from lading.testing import trees
 from lading.testing.carrying import LABELS
 from lading.testing.expecting import SOON_S, AtFirst, Told, calls_of, failure_of, raises_soon, receipt_for
+from lading.testing.listing_suite import ListingSuite
 from lading.testing.naming import kept_by_the_server, refused_by
 from lading.testing.site import (
     Desk,
@@ -39,7 +40,7 @@ from lading.testing.site import (
 )
 
 
-class TransportSuite:
+class TransportSuite(ListingSuite):
     """See the module. Every test is one promise of `lading.ports.Transport`."""
 
     @pytest.fixture
@@ -112,21 +113,6 @@ class TransportSuite:
         errand.carry()
 
         assert trees.times(desk.data(errand)) == trees.times(source)
-
-    def test_an_unsealed_cargo_is_listed_on_the_way_or_refused(self, desk: Desk) -> None:
-        source = desk.plain()
-        trees.write(source, {"empty": b"", "Thumbs.db": b"junk"})
-        errand = desk.errand(source)
-
-        if errand.transport().traits.lists_on_the_way:
-            errand.carry()
-            arrived = trees.look(desk.data(errand))
-            assert arrived == {k: v for k, v in trees.look(source).items() if k != "Thumbs.db"}
-            assert desk.inbox.accept(errand.slot.delivery).delivery.files == len(arrived)
-        else:
-            with pytest.raises(LadingError):
-                errand.carry()
-            assert not desk.data(errand).exists()
 
     @pytest.mark.slow
     def test_a_file_over_4_gib_arrives(self, desk: Desk) -> None:
