@@ -20,6 +20,10 @@ _REFUSED_AGAIN_S = 60.0
 """A file that another program holds locked, or that may not be read, is tried again so often."""
 
 
+LEFT = "left the instrument"
+"""Why an acquisition closes whose folder somebody removed: what was not carried then never will be."""
+
+
 class LiveState(StrEnum):
     """How far an acquisition is; STATUS.json says the same word."""
 
@@ -212,6 +216,11 @@ class LiveBook:
                 "DELETE FROM live_files WHERE delivery = ? AND folder = ? AND name = ? AND size = ? AND mtime_ns = ?",
                 (delivery, *_key(file.path), file.size, file.mtime_ns),
             )
+
+    def forget_waiting(self, delivery: DeliveryId) -> int:
+        """Nothing that is not carried will ever come. How many files that was."""
+        with self.outbox.writing() as db:
+            return db.execute("DELETE FROM live_files WHERE delivery = ? AND state <> 'carried'", (delivery,)).rowcount
 
     def refuse(self, delivery: DeliveryId, file: Settled, error: str) -> None:
         """This file cannot go; it is tried again in a minute."""

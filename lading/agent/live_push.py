@@ -17,7 +17,7 @@ import structlog
 
 from lading.agent.carrier import CORRUPTED_ATTEMPTS, SPACE_CHECK_S, back_off
 from lading.agent.edge import foreseen
-from lading.agent.live_book import Figures, Link, LiveBook, LiveState, Row
+from lading.agent.live_book import LEFT, Figures, Link, LiveBook, LiveState, Row
 from lading.agent.outbox import Outgoing
 from lading.config import LiveConfig
 from lading.delivery import DeliveryId, Stage
@@ -56,6 +56,7 @@ class Push:
         self._papers = book.outbox.papers(item.id)
         self._next_papers = self._next_probe = 0.0
         self._arrived: list[tuple[Settled, str]] = []
+        self._left: list[str] = []
         self._next_note = 0.0
         self._dirty = True
 
@@ -70,7 +71,7 @@ class Push:
         self._came_up()
         self._book.try_refused(self._id)
         while self._goes_on():
-            rows = self._book.waiting(self._id, files=_FILES_AT_ONCE, size=_BYTES_AT_ONCE)
+            rows = self._rows()
             if rows:
                 self._bring(deposit, rows)
                 self._book.put(self._id, tries=0)
@@ -92,6 +93,37 @@ class Push:
     def _goes_on(self) -> bool:
         return not self._stop.is_set() and may_go(self._outbox.get(self._id), self._outbox.clock())
 
+    def _rows(self) -> list[Row]:
+        """What to bring next."""
+        rows = self._book.waiting(self._id, files=_FILES_AT_ONCE, size=_BYTES_AT_ONCE)
+        return rows if rows and self._source_is_there() else []
+
+    def _source_is_there(self) -> bool:
+        """Whether what waits can be read at all; if not, it goes on waiting, and nothing is closed without it.
+
+        A share that is not mounted is not there, or an empty folder. Only of a session that left is what waits forgotten.
+        """
+        try:
+            with os.scandir(self._root) as entries:
+                if next(entries, None) is not None:
+                    return True
+        except OSError as exc:
+            found = exc.strerror or str(exc)
+        else:
+            found = "it is empty"
+        live = self._book.get(self._id)
+        if live.state is LiveState.CLOSING and (live.why == LEFT or (live.asked and self._root.is_dir())):
+            number = self._book.forget_waiting(self._id)
+            self._outbox.remark(self._id, f"{number} files left the source before they went")
+            return False
+        self._book.not_over(self._id)
+        why = _shown(
+            f"{self._root} cannot be looked into ({found}), and files of it wait; is the disk or share mounted?"
+        )
+        if live.why != why:
+            self._book.put(self._id, why=why)
+        return False
+
     # -- files -----------------------------------------------------------------------------------------------------
 
     def _bring(self, deposit: Deposit, rows: list[Row]) -> None:
@@ -106,6 +138,10 @@ class Push:
             deposit.bring(self._root, [row.settled for row in rows], self._told)
         finally:
             self._note_arrived()
+        if self._left:
+            more = f" and {len(self._left) - 1} more" if len(self._left) > 1 else ""
+            self._outbox.remark(self._id, f"{_shown(self._left[0])}{more} left the source before they went")
+            self._left = []
 
     def _told(self, file: Settled, outcome: Entry | LadingError) -> None:
         if isinstance(outcome, Entry):
@@ -115,6 +151,9 @@ class Push:
                 self._note_arrived()
         elif isinstance(outcome, SourceChanged):
             self._book.forget(self._id, file)
+            self._book.not_over(self._id)  # whether it is over is for the next look at the source to say
+            if not os.path.lexists(self._root / file.path):
+                self._left.append(file.path)
             log.info("file changed", delivery=self._id, path=file.path, why=outcome.message)
         else:
             self._book.refuse(self._id, file, outcome.message)
@@ -220,7 +259,7 @@ class Push:
         figures = self._book.figures(self._id)
         verified = {"files": figures.files, "how": deposit.proof, "at": _iso(self._outbox.clock())}
         self._write_status(deposit, state=str(LiveState.CLOSED), verified=verified, left_the_source=figures.gone)
-        self._book.put(self._id, state=LiveState.CLOSED, closed_at=self._outbox.clock(), tries=0)
+        self._book.put(self._id, state=LiveState.CLOSED, closed_at=self._outbox.clock(), tries=0, why="")
         digest = _digest(self._papers / SUMS_NAME)
         self._outbox.move(
             self._id, Stage.VERIFIED, f"closed: {figures.files} files {deposit.proof} at {deposit.name}", digest=digest,

@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 import structlog
 
 from lading.agent.edge import foreseen
-from lading.agent.live_book import LiveBook, LiveState
+from lading.agent.live_book import LEFT, LiveBook, LiveState
 from lading.agent.outbox import Outgoing, WatchReport
 from lading.agent.taking import DAY_S, look_again, named_sender, taken_root
 from lading.config import LiveConfig, WatchConfig
@@ -74,6 +74,7 @@ class LiveWatch:
         self._book, self._watch, self._live, self._source = book, watch, live, source
         self._rules, self._clock = rules, clock
         self._seen: dict[DeliveryId, _Seen] = {}
+        self._watched_folder: tuple[int, int] | None = None  # as it was when sessions lay in it
         self._told: object = None
         self._told_at = 0.0
 
@@ -87,7 +88,10 @@ class LiveWatch:
         pauses: list[float] = []
         try:
             with foreseen(f"looking into {self._watch.path}"):
-                for found in self._source.ready():
+                sessions = list(self._source.ready())
+                if sessions:
+                    self._watched_folder = _identity(self._watch.path)
+                for found in sessions:
                     findings += found.findings
                     why, pause = self._one(found, findings)
                     if why:
@@ -206,9 +210,20 @@ class LiveWatch:
         for delivery in self._book.deliveries(open_only=True):
             live, item = self._book.get(delivery), self._book.outbox.get(delivery)
             ours = item.delivery.route == self._watch.route and item.root.is_relative_to(taken_root(self._watch.path))
-            if ours and live.asked and live.state is LiveState.ACQUIRING and not item.root.exists():
-                self._book.put(delivery, state=LiveState.CLOSING, why="")
+            if ours and live.asked and live.state is LiveState.ACQUIRING and self._has_left(item.root):
+                self._book.put(delivery, state=LiveState.CLOSING, why=LEFT)
                 self._book.outbox.remark(delivery, f"closing on request: {item.root} is gone")
+
+    def _has_left(self, root: Path) -> bool:
+        """Whether somebody removed the session, and not the disk that it lies on: the watched folder is there as ever."""
+        try:
+            if os.path.lexists(root):
+                return False
+            now = _identity(self._watch.path)
+            with os.scandir(self._watch.path) as entries:
+                return now == self._watched_folder if self._watched_folder else next(entries, None) is not None
+        except OSError:
+            return False
 
     def _look_for_late_files(self, item: Outgoing, before: str, findings: list[Finding]) -> None:
         """After the end nothing is carried any more: `closed` was a promise. What came late is said, once."""
@@ -351,6 +366,12 @@ def _look_at(entry: "os.DirEntry[str]") -> os.stat_result | None:
     except OSError:
         return None
     return info if stat.S_ISREG(info.st_mode) else None
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Tells a mounted share from the empty folder that it is mounted on."""
+    info = folder.stat()
+    return info.st_dev, info.st_ino
 
 
 def _has_files(root: Path) -> bool:

@@ -13,12 +13,11 @@ import pytest
 from lading.agent.live_book import LiveBook
 from lading.agent.live_view import ask_to_close, reopen, views
 from lading.agent.loop import Agent
-from lading.agent.outbox import Outbox, Outgoing
-from lading.agent.parts import AgentParts
+from lading.agent.outbox import Outbox
 from lading.agent.sending import enqueue
 from lading.assembly import agent_parts
 from lading.config import load
-from lading.delivery import DeliveryId, Stage
+from lading.delivery import Stage
 from lading.deposit import Deposit, Read, Settled, Told
 from lading.errors import AccessDenied, ConfigError
 from lading.inbox import Inbox, InboxLimits
@@ -27,48 +26,8 @@ from lading.staging.bare import BareWatch
 from lading.staging.slots import Slots
 from lading.testing.instrument import wait_until
 from lading.testing.live import LiveSite, checked_sums
+from lading.testing.live_turns import TurnedSite as Instrument
 from lading.testing.site import flip_a_byte, small_disk
-
-
-class Instrument(LiveSite):
-    """The same, turned by hand: files that were there before need no time to settle."""
-
-    def __init__(self, base: Path) -> None:
-        self.parts: AgentParts | None = None
-        super().__init__(base)
-
-    def configure(self, **settings: object) -> None:
-        super().configure(**{"settle": 0.0, "status_every": 60.0, **settings})  # type: ignore[arg-type]  # passed on
-        self.config = load(self.file)
-        self.outbox = Outbox(self.config.home)
-        self.parts = agent_parts(self.config)
-
-    def write(self, files: Mapping[str, bytes], labels: str = "EM/grid-1/s1") -> Path:
-        for name, content in files.items():
-            path = self.session(labels) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        return self.session(labels)
-
-    def turn(self, parts: AgentParts | None = None) -> None:
-        Agent(self.config.agent, parts or self.parts, self.outbox, threading.Event()).once()
-
-    def only(self) -> Outgoing:
-        (item,) = self.outbox.deliveries()
-        return item
-
-    def notes(self, delivery: DeliveryId) -> str:
-        return "\n".join(event.note for event in self.outbox.events(delivery))
-
-    def there(self, labels: str = "EM/grid-1/s1") -> dict[str, bytes]:
-        """The files of the deposit, without what Lading writes beside them."""
-        root = self.deposit(labels)
-        found = {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-        return {path: content for path, content in found.items() if path not in ("STATUS.json", "manifest-sha256.txt")}
-
-    def listed(self, labels: str = "EM/grid-1/s1") -> dict[str, str]:
-        lines = (self.deposit(labels) / "manifest-sha256.txt").read_text().splitlines()
-        return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def sums(files: Mapping[str, bytes]) -> dict[str, str]:
