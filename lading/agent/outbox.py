@@ -85,7 +85,7 @@ class Outbox:
                 "INSERT INTO deliveries (id, route, root, project, participant, session, stage, sender, priority, quiet, clean,"
                 " grace_s, created_at, updated_at, live) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (delivery, route, os.fsencode(root), _text(labels.project), _text(labels.participant), _text(labels.session),
-                 Stage.FOUND, sender, priority, quiet, int(clean), grace_s, now, now, int(live)),
+                 Stage.FOUND, _text(sender), priority, quiet, int(clean), grace_s, now, now, int(live)),
             )  # fmt: skip
             db.execute(
                 "INSERT INTO taken VALUES (?,?,?,?) ON CONFLICT DO UPDATE SET delivery = excluded.delivery,"
@@ -229,7 +229,7 @@ class Outbox:
         """The attempt failed. The delivery is at `stage`; it is tried again `again_in` seconds from now, 0 for not by itself."""
         self.move(
             delivery, stage, f"{error.code}: {_text(error.message)}", resume=resume or "", error_code=error.code,
-            error=_text(error.message), next_command=_text(error.next_command),
+            error=error.message, next_command=error.next_command,
             not_before=self.clock() + again_in if again_in else 0.0,
         )  # fmt: skip
 
@@ -305,7 +305,7 @@ class Outbox:
             db.execute(
                 "INSERT INTO watches VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET at = excluded.at, error = excluded.error,"
                 " next_command = excluded.next_command, report = excluded.report",
-                (os.fsencode(report.path), report.at, _text(report.error), report.next_command, text),
+                (os.fsencode(report.path), report.at, _text(report.error), _text(report.next_command), text),
             )
         if old is None:
             return bool(report.error or report.findings)
@@ -364,7 +364,9 @@ class Outbox:
     def _set(self, db: sqlite3.Connection, delivery: DeliveryId, changes: Mapping[str, _SqlValue]) -> None:
         columns = {**changes, "updated_at": self.clock()}
         assignments = ", ".join(f"{name} = ?" for name in columns)
-        db.execute(f"UPDATE deliveries SET {assignments} WHERE id = ?", (*columns.values(), delivery))  # noqa: S608 - our names
+        # Findings and errors quote names, also of files whose names are no text.
+        values = [_text(value) if isinstance(value, str) else value for value in columns.values()]
+        db.execute(f"UPDATE deliveries SET {assignments} WHERE id = ?", (*values, delivery))  # noqa: S608 - our names
 
     def _event(self, db: sqlite3.Connection, delivery: DeliveryId, stage: Stage, note: str) -> None:
         db.execute("INSERT INTO events VALUES (?,?,?,?)", (delivery, self.clock(), stage, _text(note)))
@@ -426,14 +428,21 @@ class _OutboxJournal:
         self._delivery = delivery
 
     def note(self, key: str, value: str) -> None:
+        # As bytes where SQLite would not take it as text: it must come back as it was.
+        kept = value if _is_text(value) else value.encode("utf-8", "surrogatepass")
         with self._outbox._transaction() as db:  # noqa: SLF001 - one class in two halves
-            db.execute("INSERT OR REPLACE INTO journal VALUES (?,?,?)", (self._delivery, key, value))
+            db.execute("INSERT OR REPLACE INTO journal VALUES (?,?,?)", (self._delivery, key, kept))
 
     def recall(self, key: str) -> str | None:
         row = self._outbox._one(  # noqa: SLF001
             "SELECT value FROM journal WHERE delivery = ? AND key = ?", self._delivery, key
         )
-        return row["value"] if row else None
+        kept = row["value"] if row else None
+        return kept.decode("utf-8", "surrogatepass") if isinstance(kept, bytes) else kept
+
+
+def _is_text(value: str) -> bool:
+    return value.isascii() or _text(value) == value
 
 
 def _text(text: str) -> str:
