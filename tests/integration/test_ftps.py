@@ -23,7 +23,7 @@ from lading.testing.site import Desk, Site, small_disk
 from transport.bodies import SmallBody
 from transport.fetching import FetchConfig, Fetcher, Fetching
 from transport.ftps import FtpsPlace, FtpsTransport
-from transport.ftps_connection import connected, meaning
+from transport.ftps_connection import Login, Session, connected, meaning
 from transport.ftps_listing import machine_entry, unix_entry
 from transport.remote import part_path
 
@@ -223,6 +223,31 @@ class TestLooking:
         assert os.listdir(served[0]) == ["victim"]
         assert (served[0] / "victim").exists()
         assert files.look("victim").size == 1
+
+
+@needs_servers
+def test_the_end_of_a_file_does_not_wait_for_an_acknowledgement(served, tls):
+    """With Nagle's algorithm, it did: 40 ms for most files of 100 KB."""
+    server = served[1]
+    login = Login(
+        name="the server",
+        host="127.0.0.1",
+        port=server.port,
+        user=server.user,
+        password=server.password,
+        ca=tls.ca,
+        connect_s=20,
+        silence_s=20,
+    )
+    session = Session(login)
+    session.begin(login)
+
+    data = session.transfercmd(f"STOR {server.root}/x")
+
+    assert data.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    data.unwrap().close()
+    session.voidresp()
+    session.close()
 
 
 @needs_servers
