@@ -19,7 +19,7 @@ from lading.engine.database import Connection, recording
 from lading.engine.deliveries import TableJournal
 from lading.engine.parts import Bare, Parts
 from lading.engine.reporting import Reporting
-from lading.errors import EngineError, LadingError
+from lading.errors import EngineError, LadingError, NotVerified
 from lading.filters import FileRules
 from lading.inbox import Inbox
 
@@ -131,10 +131,14 @@ class Chores:
             try:
                 inbox.withdraw(delivery, key=self._parts.receipt_key)
                 note = "the copy in the inbox was withdrawn; the repository holds every file"
+            except NotVerified as exc:
+                note = f"the copy in the inbox is kept: {exc.message}"
             except EngineError:
                 raise
             except LadingError as exc:
-                note = f"the copy in the inbox is kept: {exc.message}"
+                # A disk that is away, or forbids: tried again with the next tidying, and no reason to keep the copy for good.
+                _log.warning("not withdrawn", delivery=delivery, code=exc.code, note=exc.message)
+                return False
             TableJournal(connection, delivery).note(_WITHDRAWN, note)
             deliveries.add_event(connection, delivery, Stage.VERIFIED, note)
         _log.info("tidied", delivery=delivery, note=note)

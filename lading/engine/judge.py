@@ -49,7 +49,7 @@ def judge(failure: LadingError, row: Row, now: datetime, *, attempts: int) -> Ve
         free = isinstance(failure, _ABSENT) and now - since < PATIENCE
         attempt = row.attempt if free else row.attempt + 1
         if attempt < attempts:
-            wait = wait_s(attempt) if not free else _patient_wait_s(now - since)
+            wait = wait_s(attempt) if not free else patient_wait_s(now - since)
             return Verdict(
                 again,
                 Change(attempt=attempt, failing_since=since, not_before=now + timedelta(seconds=wait), error=error),
@@ -60,6 +60,6 @@ def judge(failure: LadingError, row: Row, now: datetime, *, attempts: int) -> Ve
     return Verdict(Stage.HELD, Change(attempt=row.attempt, held_from=again, error=error), failure.message)
 
 
-def _patient_wait_s(failing_for: timedelta) -> float:
-    # As long again as it has been failing: the same doubling, without counting.
+def patient_wait_s(failing_for: timedelta) -> float:
+    """As long again as it has been failing: the same doubling, without counting."""
     return max(FIRST_WAIT_S, min(LONGEST_WAIT_S, failing_for.total_seconds()))

@@ -3,6 +3,7 @@
 import structlog
 
 from lading.delivery import Delivery, DeliveryId, Labels, Slot, Stage
+from lading.disk import translated
 from lading.engine import deliveries, jobs
 from lading.engine.database import Connection, recording
 from lading.engine.deliveries import MOST_URGENT
@@ -40,6 +41,10 @@ class Scanner:
                 self._said[name] = exc.message
         return found
 
+    def forget(self) -> None:
+        """Look at every slot anew: the database was away, and what comes back may not know what it was told last."""
+        self._known.clear()
+
     def reconcile(self, connection: Connection) -> int:
         """Register published deliveries that the database has never heard of: it was restored, or made anew.
 
@@ -50,13 +55,23 @@ class Scanner:
             with recording(f"comparing {name} with its records"):
                 rows = connection.execute("SELECT id FROM deliveries WHERE inbox = %s", (name,)).fetchall()
                 try:
-                    for delivery_id in set(inbox.filed()) - {id_ for (id_,) in rows}:
-                        found += self._bring_back(connection, name, inbox, delivery_id)
-                except EngineError:
-                    raise
+                    unheard = set(inbox.filed()) - {id_ for (id_,) in rows}
                 except LadingError as exc:
                     _log.warning("not reconciled", inbox=name, code=exc.code, note=exc.message)
+                    continue
+                for delivery_id in sorted(unheard):
+                    found += self._brought_back(connection, name, inbox, delivery_id)
         return found
+
+    def _brought_back(self, connection: Connection, name: str, inbox: Inbox, delivery_id: DeliveryId) -> bool:
+        """One that cannot be read keeps no other from coming back."""
+        try:
+            return self._bring_back(connection, name, inbox, delivery_id)
+        except EngineError:
+            raise
+        except LadingError as exc:
+            _log.warning("not reconciled", inbox=name, delivery=delivery_id, code=exc.code, note=exc.message)
+            return False
 
     def _bring_back(self, connection: Connection, name: str, inbox: Inbox, delivery_id: DeliveryId) -> bool:
         receipt = inbox.read_receipt(delivery_id)
@@ -73,12 +88,28 @@ class Scanner:
         known = self._known.setdefault(name, set())
         known &= present
         fresh = sorted(present - (known - again))
+        unreadable: set[DeliveryId] = set()
         found = 0
         for start in range(0, len(fresh), _BATCH):
             batch = fresh[start : start + _BATCH]
+            described = [self._described(name, inbox, id_, unreadable) for id_ in batch]
             with connection.transaction():
-                found += sum(self._arrive(connection, name, inbox, _described(inbox, id_)) for id_ in batch)
-            known.update(batch)
+                found += sum(self._arrive(connection, name, inbox, one) for one in described if one is not None)
+            known.update(set(batch) - unreadable)
+        return found
+
+    def _described(self, name: str, inbox: Inbox, id_: DeliveryId, unreadable: set[DeliveryId]) -> Delivery | None:
+        """What its seal says; None, and `unreadable` has it, where the disk did not let us read that now."""
+        try:
+            with translated(f"reading the seal of {id_}", inbox.root):
+                found = _described(inbox, id_)
+        except LadingError as exc:
+            unreadable.add(id_)
+            if self._said.get(id_) != exc.message:
+                _log.warning("seal not read", inbox=name, delivery=id_, code=exc.code, note=exc.message)
+            self._said[id_] = exc.message
+            return None
+        self._said.pop(id_, None)
         return found
 
     def _arrive(self, connection: Connection, name: str, inbox: Inbox, delivery: Delivery) -> bool:
@@ -113,7 +144,7 @@ def _described(inbox: Inbox, delivery_id: DeliveryId) -> Delivery:
     """What the seal says. An unusable one is nobody's yet: accepting it says what is wrong, and sets it aside."""
     try:
         delivery = read_seal(inbox.root / Slot(delivery_id).path).as_delivery(Stage.ARRIVED)
-    except Rejected:
+    except (Rejected, PermissionError):
         delivery = None
     if delivery is None or delivery.id != delivery_id:
         return Delivery(delivery_id, "", Labels("", "", ""), Stage.ARRIVED)

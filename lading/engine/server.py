@@ -166,6 +166,7 @@ class _Supervisor:
         self.limits = None
         self.connection = connection = database.connect(self.dsn, "lading supervisor")
         self._set_limits(connection)
+        self.scanner.forget()
         self.scanner.reconcile(connection)
         scan = _Every(self.config.server.scan_every)
         look = _Every(1.0)

@@ -19,7 +19,7 @@ from lading.engine import admission, deliveries, jobs
 from lading.engine.database import Connection, Pool, recording
 from lading.engine.deliveries import REFUSED_NOTE, Change, Ready, Row, Superseded, TableJournal, Told
 from lading.engine.errands import ERRANDS
-from lading.engine.judge import judge
+from lading.engine.judge import PATIENCE, judge, patient_wait_s
 from lading.engine.parts import Parts
 from lading.errors import ConfigError, Corrupted, EngineError, LadingError, NotVerified, Rejected, TargetUnavailable
 from lading.findings import Finding
@@ -170,9 +170,14 @@ def _record_failure(connection: Connection, parts: Parts, row: Row, job: jobs.Jo
 
 
 def _record_failed_errand(connection: Connection, row: Row, job: jobs.Job, failure: LadingError) -> None:
-    again = datetime.now(UTC) + timedelta(seconds=_ERRAND_WAIT_S)
-    told = Told(f"{job.step}: {failure.message}", then=job if failure.retried else None, at=again)
-    change = Change(error=failure.as_dict(), held_from=row.held_from)
+    now = datetime.now(UTC)
+    since = row.failing_since or now
+    patient = failure.retried and now - since < PATIENCE
+    again = now + timedelta(seconds=max(_ERRAND_WAIT_S, patient_wait_s(now - since)))
+    # The same words at every attempt of a night would be all that there is to read about the delivery.
+    known = (row.error or {}).get("message") == failure.message and patient
+    told = Told(None if known else f"{job.step}: {failure.message}", then=job if patient else None, at=again)
+    change = Change(error=failure.as_dict(), held_from=row.held_from, failing_since=since if patient else None)
     deliveries.advance(connection, row, Stage(row.stage), change, told)
     _log.warning(failure.code, delivery=row.id, step=job.step, note=failure.message)
 
