@@ -11,7 +11,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -21,9 +21,9 @@ from botocore import exceptions as boto
 
 from lading.errors import Corrupted, LadingError, SourceChanged, UnexpectedFault, Unreachable
 from transport.foreign import shown
-from transport.remote import Body
+from transport.remote import BLOCK, Body
 from transport.s3_crc import joined
-from transport.s3_errors import Answers, code_of
+from transport.s3_errors import Answers, code_of, is_absent
 
 MIB = 1 << 20
 SMALLEST_PART = 5 * MIB
@@ -121,7 +121,7 @@ class Uploads:
     def _put_whole(self, path: str, key: str, body: Body) -> None:
         data = b"".join(body.blocks())
         md5 = hashlib.md5(data, usedforsecurity=False).digest()
-        sha256 = {"ChecksumSHA256": _base64(hashlib.sha256(data).digest())} if self._with_checksum else {}
+        sha256 = {"ChecksumSHA256": _base64(_sha256_of(body, data))} if self._with_checksum else {}
         with self._answers.translating("put", path):
             self._client.put_object(
                 Bucket=self._bucket,
@@ -250,10 +250,15 @@ class Uploads:
                 raise Corrupted(
                     f"{shown(upload.path)} is not whole: the server has lost one of its parts", paths=[upload.path]
                 ) from exc
-            # The answer to a first try may have been lost: then the upload is gone because it became the object.
             if code != "NoSuchUpload":
                 raise
-            answer = {}
+            # The answer to a first try may have been lost, and the upload is the object now. Or it was given up by somebody
+            # else, and what is there is of another delivery.
+            if not self._is_there(upload, body.size, crc):
+                raise Unreachable(
+                    f"the upload of {shown(upload.path)} is gone before it was finished", safe="it is sent once more"
+                ) from exc
+            return
         with self._answers.translating("look at", upload.path):
             head = self._client.head_object(Bucket=self._bucket, Key=upload.key)
         told = str(answer.get("ChecksumCRC32") or _crc(crc))
@@ -265,6 +270,22 @@ class Uploads:
                 f"not {body.size:,} and {_crc(crc)}",
                 paths=[upload.path],
             )
+
+    def _is_there(self, upload: _Upload, size: int, crc: int) -> bool:
+        """Whether the object, read back, has that size and CRC-32."""
+        found_crc = found_size = 0
+        with self._answers.translating("read back", upload.path):
+            try:
+                stream = self._client.get_object(Bucket=self._bucket, Key=upload.key)["Body"]
+            except boto.ClientError as exc:
+                if is_absent(exc):
+                    return False
+                raise
+            with closing(stream):
+                while found_size <= size and (block := stream.read(BLOCK)):
+                    found_crc = zlib.crc32(block, found_crc)
+                    found_size += len(block)
+        return (found_size, found_crc) == (size, crc)
 
     # -- what others left --------------------------------------------------------------------------------------------
 
@@ -310,6 +331,12 @@ def _same(there: Mapping[str, Any], part: _Part) -> Mapping[str, Any]:
 def _listed(number: int, part: Mapping[str, Any]) -> Mapping[str, Any]:
     checksum = {"ChecksumCRC32": part["ChecksumCRC32"]} if part.get("ChecksumCRC32") else {}
     return {"PartNumber": number, "ETag": part["ETag"], **checksum}
+
+
+def _sha256_of(body: Body, data: bytes) -> bytes:
+    """Of `data`, all that `body` is; as the body must have it where that is known: whatever happens from here on is noticed."""
+    known = body.digests.get("sha256")
+    return bytes.fromhex(known) if known else hashlib.sha256(data).digest()
 
 
 def _metadata(body: Body) -> Mapping[str, str]:

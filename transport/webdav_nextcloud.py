@@ -145,21 +145,25 @@ class NextcloudFiles(WebdavFiles):
 
 
 class _Hashing:
-    """Hands out a body, whole or in chunks, and keeps the SHA-256 of what was handed out."""
+    """Hands out a body, whole or in chunks; afterwards the SHA-256 of what was handed out is known."""
 
     def __init__(self, body: Body) -> None:
         self._body = body
+        self._known = body.digests.get("sha256", "")
         self._digest = hashlib.sha256()
         self._blocks: Iterator[bytes] = iter(())
         self._rest = b""
 
     @property
     def sha256(self) -> str:
-        """Of everything that was handed out."""
-        return self._digest.hexdigest()
+        """Of the whole body, once its last block was handed out."""
+        return self._known or self._digest.hexdigest()
 
     def blocks(self) -> Iterator[bytes]:
         """The whole body."""
+        if self._known:  # it is hashed there, and compared before its last block comes
+            yield from self._body.blocks()
+            return
         for block in self._body.blocks():
             self._digest.update(block)
             yield block

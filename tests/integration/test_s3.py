@@ -71,6 +71,18 @@ class _Breaking(SmallBody):
             yield block
 
 
+class _Listed(SmallBody):
+    """A body of which the manifest says `sha256`."""
+
+    def __init__(self, content, sha256):
+        super().__init__(content)
+        self._sha256 = sha256
+
+    @property
+    def digests(self):
+        return {"sha256": self._sha256}
+
+
 @needs_rclone
 class TestInParts:
     def test_an_upload_that_was_cut_goes_on_with_the_parts_that_are_missing(self, settings, bucket):
@@ -219,6 +231,37 @@ class TestWhatServersSay:
             _liar(tmp_path, server.url).place("file", SmallBody(bytes(6 * MIB)))
 
         assert [asked.path for asked in server.asked if asked.method == "DELETE"] == ["/bucket/file?uploadId=u"]
+
+    @pytest.mark.parametrize(("there", "ours"), [(bytes(6 * MIB), True), (b"\1" * (6 * MIB), False), (None, False)])
+    def test_an_upload_that_is_gone_counts_as_finished_only_when_its_content_is_there(self, tmp_path, there, ours):
+        def answer(asked):
+            if asked.method == "GET" and "?uploads" in asked.path:
+                return Said(200, b"<ListMultipartUploadsResult></ListMultipartUploadsResult>")
+            if asked.method == "GET":
+                return Said(404, b"<Error><Code>NoSuchKey</Code></Error>") if there is None else Said(200, there)
+            if asked.method == "POST" and "uploadId" in asked.path:
+                return Said(404, b"<Error><Code>NoSuchUpload</Code><Message>because</Message></Error>")
+            if asked.method == "HEAD":
+                return Said(200, headers={"Content-Length": str(6 * MIB)})
+            begun = b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
+            return Said(200, begun if asked.method == "POST" else b"", headers={"ETag": '"x"'})
+
+        with scripted(answer) as server:
+            files = _liar(tmp_path, server.url)
+            if ours:
+                files.place("file", SmallBody(bytes(6 * MIB)))
+            else:
+                with pytest.raises(Unreachable, match="gone before it was finished"):
+                    files.place("file", SmallBody(bytes(6 * MIB)))
+
+        assert "DELETE" not in {asked.method for asked in server.asked}
+
+    def test_the_server_is_told_the_checksum_of_the_manifest_and_not_of_what_was_read(self, tmp_path):
+        listed = hashlib.sha256(b"content").hexdigest()
+        with scripted(lambda asked: Said(200, headers={"ETag": '"x"'})) as server:
+            _liar(tmp_path, server.url).place("file", _Listed(b"CONTENT", listed))
+
+        assert server.asked[-1].headers["x-amz-checksum-sha256"] == _base64_sha256(b"content")
 
     def test_encryption_storage_class_time_and_checksums_are_asked_for(self, tmp_path):
         with scripted(lambda asked: Said(200, headers={"ETag": '"x"'})) as server:
