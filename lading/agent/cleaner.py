@@ -16,7 +16,8 @@ from lading.agent.locks import held
 from lading.agent.outbox import Outbox, Outgoing
 from lading.agent.parts import AgentParts
 from lading.delivery import DeliveryId, Receipt, Stage
-from lading.errors import AccessDenied, EngineError, LadingError, NotVerified, SourceChanged, Unreachable
+from lading.disk import sync_folder
+from lading.errors import AccessDenied, Actor, EngineError, LadingError, NotVerified, SourceChanged, Unreachable
 from lading.findings import error as error_finding
 from lading.listing.below import Below
 from lading.listing.entries import Entry
@@ -30,6 +31,8 @@ log = structlog.get_logger()
 
 _ASK_AGAIN_S = 300.0
 _SAMPLE = 1000
+_EMPTIED = "emptied"
+"""The note that every file of the delivery is gone from its source, written before the folder itself goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,9 @@ def rehearse(outbox: Outbox, parts: AgentParts, delivery: DeliveryId) -> Removal
     try:
         if item.stage not in (Stage.VERIFIED, Stage.CLEANABLE):
             raise NotVerified(f"{delivery} is {item.stage}; only what is VERIFIED can be cleaned")
+        _refuse_while_needed(outbox, item)
         _proof(parts, item)
-        for entry in _still_as_listed(item, _manifest(outbox, item)):
+        for entry in _still_as_listed(outbox, item, _manifest(outbox, item)):
             files += 1
             total += entry.size
             if files <= _SAMPLE:
@@ -93,15 +97,17 @@ def undo_list(outbox: Outbox, delivery: DeliveryId) -> Path:
 
 
 def _clean(outbox: Outbox, parts: AgentParts, item: Outgoing) -> None:
+    _refuse_while_needed(outbox, item)
     receipt = _proof(parts, item)
     manifest = _manifest(outbox, item)
-    files = sum(1 for _ in _still_as_listed(item, manifest))
+    files = sum(1 for _ in _still_as_listed(outbox, item, manifest))
     _write_undo_list(outbox, item, receipt, manifest)
     if item.stage is not Stage.CLEANABLE:
         outbox.move(item.id, Stage.CLEANABLE, f"{files} files equal the receipt and may go")
     try:
         if item.root.is_dir():
             _remove_files(item, manifest)
+            outbox.journal(item.id).note(_EMPTIED, "1")
             _remove_empty_folders(item.root)
     except OSError as exc:
         raise AccessDenied(
@@ -110,7 +116,8 @@ def _clean(outbox: Outbox, parts: AgentParts, item: Outgoing) -> None:
             next_command=f"lading retry {item.id}",
         ) from exc
     left = " (files that were never sent stay there)" if item.root.exists() else ""
-    outbox.move(item.id, Stage.CLEANED, f"{files} files removed from {item.root}{left}")
+    note = f"{files} files removed from {item.root}{left}"
+    outbox.move(item.id, Stage.CLEANED, note, not_before=0.0, error_code="", error="", next_command="")
     log.info("cleaned", delivery=item.id, files=files, root=str(item.root), undo=str(undo_list(outbox, item.id)))
 
 
@@ -119,12 +126,32 @@ def _is_due(item: Outgoing, now: float, *, asked: bool) -> bool:
     return over or item.stage is Stage.CLEANABLE
 
 
+class _StillNeeded(LadingError):
+    """Another delivery is to be carried from the same folder."""
+
+    code = "source-needed"
+    actor = Actor.NOBODY
+    retried = True
+
+
+def _refuse_while_needed(outbox: Outbox, item: Outgoing) -> None:
+    """Raises _StillNeeded while another route has yet to carry what lies there, or a person has yet to decide about late files."""
+    others = [other for other in outbox.needing(item.root) if other.id != item.id]
+    if others and item.stage is not Stage.CLEANABLE:
+        other = others[0]
+        raise _StillNeeded(
+            f"{item.root} is still needed: {other.id} of the route {other.delivery.route} is {other.stage}",
+            safe="nothing was removed",
+            next_command=f"lading show {other.id}",
+        )
+
+
 def _proof(parts: AgentParts, item: Outgoing) -> Receipt:
     """A fresh copy of the receipt: an operator or a later check may have changed it."""
     receipt = parts.transport(item.delivery.route).fetch_receipt(item.id)
     if receipt is None:
         raise NotVerified(f"the inbox has no receipt for {item.id} any more", safe="the source was not touched")
-    if receipt.digest != item.delivery.digest or receipt.delivery != item.id:
+    if (receipt.delivery, receipt.digest, receipt.files) != (item.id, item.delivery.digest, item.delivery.files):
         raise NotVerified(f"the receipt for {item.id} is about other content", safe="the source was not touched")
     if not receipt.proves_all:
         missing = receipt.files - receipt.counts.get("verified", 0)
@@ -143,15 +170,15 @@ def _manifest(outbox: Outbox, item: Outgoing) -> Manifest:
     return Manifest.trusted(papers, summary)
 
 
-def _still_as_listed(item: Outgoing, manifest: Manifest) -> Iterator[Entry]:
+def _still_as_listed(outbox: Outbox, item: Outgoing, manifest: Manifest) -> Iterator[Entry]:
     """The entries whose files are there, every one read again and equal in content, size and time.
 
     Files that are gone count only after we began to remove them. Raises SourceChanged naming the first that differs: then
     nothing may be removed.
     """
     begun = item.stage is Stage.CLEANABLE
-    if not item.root.is_dir():
-        if begun:
+    if not _is_there(item.root):
+        if begun and outbox.journal(item.id).recall(_EMPTIED):
             return
         raise Unreachable(f"{item.root} is not there; is the disk mounted?", safe="nothing was removed")
     for path in unchanged(item.root, manifest):
@@ -165,6 +192,17 @@ def _still_as_listed(item: Outgoing, manifest: Manifest) -> Iterator[Entry]:
         yield entry
 
 
+def _is_there(root: Path) -> bool:
+    try:
+        return stat.S_ISDIR(root.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as exc:
+        raise Unreachable(
+            f"looking at {root}: {exc.strerror}; is the disk mounted?", safe="nothing was removed"
+        ) from exc
+
+
 def _differs(item: Outgoing, path: str, how: str) -> SourceChanged:
     return SourceChanged(
         f"{path} in {item.root} is not what was sent ({how})",
@@ -176,7 +214,9 @@ def _differs(item: Outgoing, path: str, how: str) -> SourceChanged:
 def _keep(outbox: Outbox, item: Outgoing, error: LadingError) -> None:
     log.warning("source kept", delivery=item.id, code=error.code, error=error.message)
     if error.retried and not isinstance(error, SourceChanged):
-        outbox.amend(item.id, error_code=error.code, error=error.message, grace_until=outbox.clock() + _ASK_AGAIN_S)
+        again = outbox.clock() + _ASK_AGAIN_S
+        later = {"not_before": again} if item.stage is Stage.CLEANABLE else {"grace_until": again}
+        outbox.amend(item.id, error_code=error.code, error=error.message, next_command=error.next_command, **later)
         return
     error.next_command = error.next_command or f"lading show {item.id}"
     code = "source-differs" if isinstance(error, SourceChanged) else "source-kept"
@@ -189,6 +229,7 @@ def _write_undo_list(outbox: Outbox, item: Outgoing, receipt: Receipt, manifest:
     """On the disk before the first file goes. A second run after a crash finds it there."""
     path = undo_list(outbox, item.id)
     if path.exists():
+        sync_folder(path.parent)
         return
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     unfinished = path.with_suffix(".part")
@@ -201,6 +242,7 @@ def _write_undo_list(outbox: Outbox, item: Outgoing, receipt: Receipt, manifest:
         undo.flush()
         os.fsync(undo.fileno())
     unfinished.replace(path)
+    sync_folder(path.parent)
 
 
 def _remove_files(item: Outgoing, manifest: Manifest) -> None:

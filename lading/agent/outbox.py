@@ -159,11 +159,20 @@ class Outbox:
     def cleanable(self) -> list[Outgoing]:
         """Verified deliveries whose source is to be removed and whose grace period is over, and half-cleaned ones."""
         rows = self._all(
-            "SELECT * FROM deliveries WHERE stage = 'CLEANABLE' OR (clean = 1 AND stage = 'VERIFIED' AND grace_until <= ?)"
-            " ORDER BY grace_until",
+            f"SELECT * FROM deliveries WHERE (stage = 'CLEANABLE' AND {_DUE})"  # noqa: S608 - a constant
+            " OR (clean = 1 AND stage = 'VERIFIED' AND grace_until <= ?1) ORDER BY grace_until",
             self.clock(),
         )
         return [outgoing(row) for row in rows]
+
+    def needing(self, root: Path) -> list[Outgoing]:
+        """The last deliveries of `root`, of folders in it or around it, on any route, that may still have to be carried from it."""
+        rows = self._all(
+            "SELECT deliveries.* FROM taken JOIN deliveries ON deliveries.id = taken.delivery"
+            " WHERE stage NOT IN ('VERIFIED', 'CLEANABLE', 'CLEANED', 'CANCELLED')"
+        )
+        found = (outgoing(row) for row in rows)
+        return [item for item in found if item.root.is_relative_to(root) or root.is_relative_to(item.root)]
 
     def events(self, delivery: DeliveryId) -> list[Event]:
         """What happened to the delivery, the oldest first."""

@@ -66,7 +66,9 @@ _FINE: Mapping[str, str] = {"error_code": "", "error": "", "next_command": ""}
 
 def _answer(outbox: Outbox, item: Outgoing, receipt: Receipt, journal: Journal) -> None:
     log.info("receipt", delivery=item.id, stage=str(receipt.stage), counts=dict(receipt.counts))
-    if receipt.digest and receipt.digest != item.delivery.digest:
+    # What could not be read at all may be answered without a digest; what is verified was read.
+    about_nothing = not receipt.digest and receipt.stage is not Stage.VERIFIED
+    if receipt.delivery != item.id or (receipt.digest != item.delivery.digest and not about_nothing):
         _about_something_else(outbox, item, receipt)
         return
     write_durably(outbox.papers(item.id) / RECEIPT_NAME, receipt_json(receipt).encode("ascii"), mode=0o600)
@@ -117,7 +119,8 @@ def _send_again(outbox: Outbox, item: Outgoing, receipt: Receipt, journal: Journ
 def _about_something_else(outbox: Outbox, item: Outgoing, receipt: Receipt) -> None:
     finding = warning(
         "receipt-for-other-content",
-        f"the receipt is about content {receipt.digest[:12]}…, we sent {item.delivery.digest[:12]}…; it proves nothing for us",
+        f"the receipt is about content {receipt.digest[:12] or '(none)'}… of {receipt.delivery}, "
+        f"we sent {item.delivery.digest[:12]}…; it proves nothing for us",
         hint=f"lading show {item.id}",
     )
     outbox.record(item.id, (finding,))
