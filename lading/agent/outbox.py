@@ -5,7 +5,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from lading.agent.locks import FileLock, held
 from lading.agent.outgoing import LONGEST_WAIT_S, UNSENT, Outgoing, WatchReport, outgoing
 from lading.agent.tables import MIGRATIONS
 from lading.delivery import DeliveryId, Event, Labels, Stage, new_delivery_id
+from lading.disk import write_durably
 from lading.errors import ConfigError, EngineError, LadingError
 from lading.findings import Finding
 from lading.ports import Clock, Journal
@@ -191,12 +192,19 @@ class Outbox:
     def papers(self, delivery: DeliveryId) -> Path:
         """The folder for the delivery's manifest and seal; made when it is not there."""
         folder = self.home / "outgoing" / delivery
-        folder.mkdir(parents=True, exist_ok=True)
+        with self._recording("make a folder beside"):
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def keep(self, delivery: DeliveryId, name: str, content: bytes) -> None:
+        """Put a small file of ours beside the delivery's papers, durably."""
+        folder = self.papers(delivery)
+        with self._recording("write beside"):
+            write_durably(folder / name, content, mode=0o600)
 
     def lock(self, delivery: DeliveryId) -> FileLock:
         """Whoever works on the delivery holds this lock; it frees itself when that process dies."""
-        return FileLock(self.home / "locks" / f"{delivery}.lock")
+        return _DeliveryLock(self.home / "locks" / f"{delivery}.lock", self._recording)
 
     # -- the line -------------------------------------------------------------------------------------------------
 
@@ -260,12 +268,16 @@ class Outbox:
 
     def pause(self, delivery: DeliveryId, note: str = "paused on request") -> None:
         """No further attempt until `resume`; a carry under way runs to its end. Raises ConfigError when nothing can be paused."""
-        stage = self.get(delivery).stage
+        item = self.get(delivery)
+        with self._transaction() as db:
+            # As it is now: a carry may have ended since anybody looked.
+            row = db.execute("SELECT stage, resume FROM deliveries WHERE id = ?", (delivery,)).fetchone()
+            stage, before = Stage(row["stage"]), row["resume"]
+            if stage in (*UNSENT, Stage.HELD, Stage.VERIFIED):
+                resume = before if stage is Stage.HELD else stage
+                self._move(db, delivery, Stage.PAUSED, note, resume=resume or Stage.READY)
         if stage not in (*UNSENT, Stage.HELD, Stage.VERIFIED, Stage.PAUSED):
-            raise _not_now(delivery, stage, "paused")
-        if stage is not Stage.PAUSED:
-            resume = self.get(delivery).resume if stage is Stage.HELD else stage
-            self.move(delivery, Stage.PAUSED, note, resume=resume or Stage.READY)
+            raise _not_now(item.id, stage, "paused")
 
     def resume(self, delivery: DeliveryId, note: str = "resumed on request") -> None:
         """Go on where it was paused. Raises ConfigError when it is not paused."""
@@ -283,6 +295,9 @@ class Outbox:
             if not idle:
                 # It may be sealed a moment from now; to call it cancelled would be a lie then.
                 raise _not_now(delivery, item.stage, "cancelled while it is being carried; pause it, or wait")
+            item = self.get(delivery)
+            if item.arrived_at and item.stage is not Stage.REJECTED:  # since we looked
+                raise _not_now(delivery, item.stage, "cancelled here; it lies in the inbox already")
             self._force(delivery, Stage.CANCELLED, note)
 
     def retry(self, delivery: DeliveryId, note: str = "retried on request") -> None:
@@ -400,10 +415,12 @@ class Outbox:
             patiently(db, "BEGIN IMMEDIATE")
             try:
                 yield db
+                db.execute("COMMIT")
             except BaseException:
-                db.execute("ROLLBACK")
+                # A full disk has taken it back already; another word about that would hide the reason.
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
                 raise
-            db.execute("COMMIT")
 
     def _migrate(self) -> None:
         with self._transaction() as db:
@@ -427,6 +444,18 @@ class Outbox:
                 safe="no source was touched",
                 next_command="lading doctor",
             ) from exc
+
+
+class _DeliveryLock(FileLock):
+    """Of an outbox: when its disk is full, that is said as of the outbox itself."""
+
+    def __init__(self, path: Path, recording: Callable[[str], AbstractContextManager[None]]) -> None:
+        super().__init__(path)
+        self._recording = recording
+
+    def acquire(self, *, patience: float = 0.0) -> bool:
+        with self._recording("lock a delivery of"):
+            return super().acquire(patience=patience)
 
 
 class _OutboxJournal:

@@ -11,7 +11,6 @@ from lading.agent.outbox import Outbox, Outgoing
 from lading.agent.parts import AgentParts
 from lading.agent.taking import look_back
 from lading.delivery import DeliveryId, Receipt, Stage
-from lading.disk import write_durably
 from lading.errors import LadingError
 from lading.findings import warning
 from lading.ports import Journal
@@ -71,7 +70,7 @@ def _answer(outbox: Outbox, item: Outgoing, receipt: Receipt, journal: Journal) 
     if receipt.delivery != item.id or (receipt.digest != item.delivery.digest and not about_nothing):
         _about_something_else(outbox, item, receipt)
         return
-    write_durably(outbox.papers(item.id) / RECEIPT_NAME, receipt_json(receipt).encode("ascii"), mode=0o600)
+    outbox.keep(item.id, RECEIPT_NAME, receipt_json(receipt).encode("ascii"))
     if receipt.findings:
         outbox.record(item.id, receipt.findings)
     if receipt.stage is Stage.VERIFIED:

@@ -1,0 +1,96 @@
+"""The outbox at the worst moment: the disk is full, a carry ends while somebody pauses or cancels."""
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from lading.agent.outbox import Outbox, Outgoing
+from lading.delivery import Labels, Stage
+from lading.errors import ConfigError, EngineError
+from lading.locks import FileLock
+from lading.testing.site import small_disk
+
+
+def take(outbox: Outbox) -> Outgoing:
+    return outbox.take(Path("/data/P1/a/s1"), "mri", Labels("P1", "a", "s1"), fingerprint="f")
+
+
+def test_what_arrives_while_somebody_cancels_is_not_called_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = Outbox(tmp_path / "home")
+    item = take(outbox)
+    outbox.move(item.id, Stage.SENDING)
+    acquire = FileLock.acquire
+
+    def after_the_carry(self: FileLock, *, patience: float = 0.0) -> bool:
+        outbox.move(item.id, Stage.ARRIVED, arrived_at=1.0)
+        return acquire(self, patience=patience)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FileLock, "acquire", after_the_carry)
+        with pytest.raises(ConfigError, match="in the inbox already"):
+            outbox.cancel(item.id)
+
+    assert outbox.get(item.id).stage is Stage.ARRIVED
+
+
+def test_what_arrives_while_somebody_pauses_is_not_paused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox = Outbox(tmp_path / "home")
+    item = take(outbox)
+    outbox.move(item.id, Stage.SENDING)
+    get = Outbox.get
+
+    def just_before_it_arrives(self: Outbox, delivery: str) -> Outgoing:
+        found = get(self, item.id)
+        if found.stage is Stage.SENDING:
+            outbox.move(item.id, Stage.ARRIVED, arrived_at=1.0)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Outbox, "get", just_before_it_arrives)
+        with pytest.raises(ConfigError, match="cannot be paused"):
+            outbox.pause(item.id)
+
+    assert outbox.get(item.id).stage is Stage.ARRIVED
+
+
+def test_a_full_disk_is_said_and_passes(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        outbox = Outbox(disk / "home")
+        item = take(outbox)
+        filler = disk / "filler"
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"x" * 512)
+
+        with pytest.raises(EngineError, match="full"):
+            outbox.remark(item.id, "x" * 10_000)
+        with pytest.raises(EngineError, match="No space"):
+            outbox.lock(item.id).acquire()
+
+        filler.unlink()
+        outbox.remark(item.id, "there is room again")
+        lock = outbox.lock(item.id)
+        assert lock.acquire()
+        lock.release()
+        outbox.close()
+
+
+def test_a_commit_that_fails_is_taken_back(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "home")
+    item = take(outbox)
+    with outbox.writing() as db:
+        db.execute("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
+        db.execute("CREATE TABLE child (parent REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)")
+    outbox._connections.here().execute("PRAGMA foreign_keys = ON")
+
+    with pytest.raises(EngineError, match="FOREIGN KEY"), outbox.writing() as db:
+        db.execute("INSERT INTO child VALUES (1)")  # COMMIT itself refuses it, and leaves the transaction open
+
+    outbox.remark(item.id, "goes on")
+    other = sqlite3.connect(tmp_path / "home" / "outbox.sqlite", timeout=0, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    other.close()
