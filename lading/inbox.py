@@ -300,9 +300,14 @@ class Inbox:
                 raise _unknown(delivery, "withdrawn")
             self._demand_proof(parcel, key)
             going, gone = self._slots.withdrawn / f"{delivery}.checking", self._slots.withdrawn / delivery
-            if self._slots.claimed_by(parcel.delivery.labels) and is_real_folder(parcel.root):
+            labels = parcel.delivery.labels
+            # What stands for another delivery too, perhaps one that is not proven yet, stays for that one.
+            ours = self._slots.claimed_by(labels) == delivery and self._slots.heir(labels, delivery) is None
+            if ours and is_real_folder(parcel.root):
                 move(parcel.root, going)
                 sync_folder(parcel.root.parent)
+            if is_real_folder(going) and self._slots.heir(labels, delivery) is not None:
+                move(going, parcel.root)  # it came meanwhile
             if is_real_folder(going):
                 if self._fingerprint(slot, going) != _verified_fingerprint(slot) and not holds_exactly(
                     going, parcel.manifest
@@ -317,7 +322,7 @@ class Inbox:
             for copy in (gone, slot / DATA):
                 if is_real_folder(copy):
                     shutil.rmtree(copy)
-            self._slots.unclaim(parcel.delivery.labels)
+            self._slots.leave(labels, delivery)
             self._slots.drop_stub(delivery)
             write_note(slot / WITHDRAWN, {"path": str(parcel.delivery.labels)})
 
@@ -461,6 +466,8 @@ class Inbox:
             raise _blocked(labels, "it exists already, with other content")
         known = {"already_delivered": True, "fingerprint": self._fingerprint(slot, target)}
         self._slots.announce(delivery, labels, known)
+        if not is_real_folder(target):
+            raise Unreachable(f"{labels} was withdrawn in this very moment", safe="it is published at the next attempt")
 
     def _is_shown(self, slot: Path, labels: Labels) -> bool:
         target = self._session(labels)
@@ -470,10 +477,17 @@ class Inbox:
         slot = self._slots.accepted / delivery
         labels = self.parcel(delivery).delivery.labels
         if not is_real_folder(slot / DATA) and self._slots.claimed_by(labels) == delivery:
+            heir = self._slots.heir(labels, delivery)
+            other = self._slots.held(heir) if heir else None
             with suppress(FileNotFoundError):
-                move(self._session(labels), slot / DATA)
-                sync_folder(self._session(labels).parent)
-            self._slots.unclaim(labels)
+                if other is not None and is_real_folder(other / DATA):
+                    # The session folder stays for the other delivery; we go with its copy of the same content.
+                    move(other / DATA, slot / DATA)
+                    sync_folder(other)
+                else:
+                    move(self._session(labels), slot / DATA)
+                    sync_folder(self._session(labels).parent)
+        self._slots.leave(labels, delivery)
         with suppress(FileNotFoundError):
             (slot / PUBLISHED).unlink()
         move(slot, self._slots.accepting / delivery)

@@ -4,7 +4,7 @@ incoming/<id>    the sender's: being filled, or sealed; after the move below, a 
 accepting/<id>   ours alone: moved here before the first byte is verified, so that the sender cannot reach it by name
 accepted/<id>    the papers of a published delivery
 quarantine/<id>  refused; findings.json says why
-claims/          one small file per published PROJECT/participant/SESSION: whose it is
+claims/          one small file per published PROJECT/participant/SESSION: whose it is; one more for each delivery of equal content
 receipts/        list first, receipt last
 withdrawn/       published copies on their way out, after a receipt that proves all
 """
@@ -190,18 +190,41 @@ class Slots:
         sync_all((session.parent, self.accepting, self.accepted))
 
     def announce(self, delivery: DeliveryId, labels: Labels, more: dict[str, object]) -> None:
-        """Note, before it appears, that PROJECT/participant/SESSION is ours and no bare delivery, and `more` about it."""
+        """Note, before it appears, that PROJECT/participant/SESSION is ours and no bare delivery, and `more` about it.
+
+        Where it is another delivery's already, we are noted beside that one: `heir` finds us when it goes.
+        """
         ours = self.accepting / delivery
         claim = self._claim(labels)
-        if self.claimed_by(labels) in (None, delivery):
-            write_whole(claim, note_json({"path": str(labels), "delivery": delivery}))
+        if self.claimed_by(labels) not in (None, delivery):
+            claim = self._share(labels, delivery)
+        write_whole(claim, note_json({"path": str(labels), "delivery": delivery}))
         write_whole(ours / PUBLISHED, note_json({"path": str(labels), **more}))
         sync_all((claim, self.claims, ours / PUBLISHED, ours))
 
-    def unclaim(self, labels: Labels) -> None:
-        """Forget that the session folder is ours."""
+    def heir(self, labels: Labels, delivery: DeliveryId) -> DeliveryId | None:
+        """Another delivery that the same session folder stands for and that was not withdrawn: the oldest, or None."""
+        for path in sorted(self.claims.glob(f"{self._claim(labels).stem}+*.json")):
+            owner = (read_note(path) or {}).get("delivery")
+            if not isinstance(owner, str) or owner == delivery:
+                continue
+            slot = self.held(DeliveryId(owner))
+            note = read_note(slot / PUBLISHED) if slot is not None else None
+            if slot is not None and note and note.get("path") == str(labels) and not (slot / WITHDRAWN).is_file():
+                return DeliveryId(owner)
+        return None
+
+    def leave(self, labels: Labels, delivery: DeliveryId) -> None:
+        """The session folder does not stand for that delivery any more: it is its heir's, or nobody's."""
+        if self.claimed_by(labels) == delivery:
+            heir = self.heir(labels, delivery)
+            if heir is None:
+                with suppress(FileNotFoundError):
+                    self._claim(labels).unlink()
+            else:
+                write_durably(self._claim(labels), note_json({"path": str(labels), "delivery": heir}))
         with suppress(FileNotFoundError):
-            self._claim(labels).unlink()
+            self._share(labels, delivery).unlink()
 
     def claimed_by(self, labels: Labels) -> DeliveryId | None:
         """Which delivery the published session folder belongs to; None when it is nobody's."""
@@ -233,6 +256,10 @@ class Slots:
 
     def _claim(self, labels: Labels) -> Path:
         return self.claims / f"{hashlib.sha256(str(labels).encode('utf-8', 'surrogatepass')).hexdigest()}.json"
+
+    def _share(self, labels: Labels, delivery: DeliveryId) -> Path:
+        claim = self._claim(labels)
+        return claim.with_name(f"{claim.stem}+{delivery}.json")
 
     def _remove_stub(self, delivery: DeliveryId) -> None:
         stub = self.incoming / delivery

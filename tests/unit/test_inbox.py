@@ -401,3 +401,44 @@ def test_a_sweep_removes_temporaries_and_nothing_else(inbox: Inbox, source: Path
     assert young == ()
     assert old == (".lading/receipts/.tmp-0123",)
     assert before - set(tree(inbox.root)) == {".lading/receipts/.tmp-0123"}
+
+
+def test_a_folder_that_stands_for_two_deliveries_stays_until_both_are_withdrawn(inbox: Inbox, source: Path) -> None:
+    """Of one session into two repositories, the slower one still needs the files."""
+    first, second = (inbox.publish(inbox.accept(send(inbox, source).id)) for _ in range(2))
+    assert first.root == second.root
+    for parcel in (first, second):
+        inbox.write_receipt(receipt_of(parcel), outcomes_of(parcel), KEY)
+
+    inbox.withdraw(second.delivery.id)
+    assert tree(inbox.parcel(first.delivery.id).root) == FILES
+    inbox.withdraw(first.delivery.id)
+
+    assert not first.root.exists()
+
+
+def test_the_first_of_two_deliveries_of_one_folder_may_be_withdrawn_first(inbox: Inbox, source: Path) -> None:
+    first, second = (inbox.publish(inbox.accept(send(inbox, source).id)) for _ in range(2))
+    for parcel in (first, second):
+        inbox.write_receipt(receipt_of(parcel), outcomes_of(parcel), KEY)
+
+    inbox.withdraw(first.delivery.id)
+    assert tree(inbox.parcel(second.delivery.id).root) == FILES
+    assert list(inbox.bare(quiet_s=0, now=0.0)) == []  # it is nobody's dropped folder
+    inbox.withdraw(second.delivery.id)
+
+    assert not first.root.exists()
+
+
+def test_cancelling_one_of_two_deliveries_of_one_folder_leaves_the_other_its_files(inbox: Inbox, source: Path) -> None:
+    first, second = (inbox.publish(inbox.accept(send(inbox, source).id)) for _ in range(2))
+
+    inbox.quarantine(first.delivery.id, [])
+
+    assert tree(inbox.parcel(second.delivery.id).root) == FILES
+    assert list(inbox.bare(quiet_s=0, now=0.0)) == []
+    inbox.release(first.delivery.id, Labels("P", "s9", "other"))
+    assert tree(inbox.publish(inbox.accept(first.delivery.id)).root) == FILES
+    inbox.quarantine(second.delivery.id, [])
+    assert not second.root.exists()
+    assert tree(inbox.root / ".lading" / "quarantine" / second.delivery.id / "data") == FILES
