@@ -32,6 +32,7 @@ log = structlog.get_logger()
 QUIET_S = 10.0
 """How long a source that changed under our hands must rest, when no watch says otherwise. Whoever sends says it is complete."""
 _CARRIER_STARTS_S = 10.0
+_LOOK_FOR_CARRIER_S = 10.0
 _DAY_S = 86_400.0
 # No console, and no Ctrl-C of ours reaches it. Zero where these flags do not exist.
 _WINDOWS_DETACHED: int = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
@@ -246,13 +247,22 @@ def _plan(delivery: Delivery, root: Path, parts: AgentParts) -> Plan:
 
 
 def _keep_asking(config: Config, parts: AgentParts, delivery: DeliveryId) -> None:
-    outbox = Outbox(config.home)
-    try:
-        while outbox.get(delivery).stage not in (Stage.VERIFIED, Stage.CANCELLED, Stage.CLEANED):
+    """Until the end of the delivery: nobody else asks for its receipt, or notices that its carrier was killed."""
+    outbox, looked_for_carrier = None, time.monotonic()
+    while True:
+        try:
+            outbox = outbox or Outbox(config.home)
+            if outbox.get(delivery).stage in (Stage.VERIFIED, Stage.CANCELLED, Stage.CLEANED):
+                break
             receipts.ask(outbox, parts, delivery, every=min(config.agent.receipts_every, 2.0))
-            time.sleep(LOOK_INTO_OUTBOX_S)
-    finally:
-        outbox.close()
+            if time.monotonic() - looked_for_carrier > _LOOK_FOR_CARRIER_S:
+                looked_for_carrier = time.monotonic()
+                if outbox.has_cargo():
+                    ensure_carrier(config)
+        except LadingError as exc:  # a disk that is full, an outbox that is busy: both pass
+            log.warning("cannot ask now", delivery=delivery, code=exc.code, error=exc.message)
+        time.sleep(LOOK_INTO_OUTBOX_S)
+    outbox.close()
 
 
 def _wait_until_up(config: Config, started: "subprocess.Popen[bytes]", log_file: Path) -> None:

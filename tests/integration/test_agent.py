@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import threading
 import time
 from datetime import UTC, datetime
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from lading.agent import loop, sending
+from lading.agent import loop, receipts, sending
 from lading.agent.carrier import RESEND
+from lading.agent.locks import FileLock
+from lading.agent.outbox import Outbox
+from lading.agent.parts import AgentParts
 from lading.delivery import DeliveryId, Labels, Receipt, Stage
-from lading.errors import ConfigError, Rejected
+from lading.errors import ConfigError, EngineError, Rejected
 from lading.findings import error
 from lading.testing.instrument import (
     FILES,
@@ -201,5 +205,34 @@ def test_waiting_for_a_delivery_needs_no_agent(instrument: Instrument, server: A
     wait_until(lambda: bool(list(server.inbox.arrivals())))
     server.serve()
 
+    wait_until(lambda: instrument.outbox.get(sent).stage is Stage.VERIFIED)
+    wait_until(lambda: not loop.has_carrier(instrument.config.home))
+
+
+def test_waiting_outlasts_a_busy_outbox_and_a_killed_carrier(
+    instrument: Instrument, server: AnsweringServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Seen: whoever waited asked no more after one failure, and waited for nothing until the time was up.
+    monkeypatch.setattr(sending, "_LOOK_FOR_CARRIER_S", 0.1)
+    ask, failures = receipts.ask, iter([EngineError("the outbox is busy")])
+
+    def busy_once(outbox: Outbox, parts: AgentParts, delivery: DeliveryId, *, every: float = 15.0) -> bool:
+        for failure in failures:
+            raise failure
+        return ask(outbox, parts, delivery, every=every)
+
+    monkeypatch.setattr(receipts, "ask", busy_once)
+    away = instrument.inbox_root.rename(instrument.base / "away")
+    sent = send(instrument, instrument.write("P1/sub-001/s1", FILES))
+    sending.carry_now(instrument.outbox, instrument.config, instrument.parts, sent)
+    lock = FileLock(instrument.config.home / "drain.lock")
+    wait_until(lambda: bool(lock.holder()))
+    carrier = lock.holder()
+    assert carrier
+    os.kill(carrier, signal.SIGKILL)
+    away.rename(instrument.inbox_root)
+
+    wait_until(lambda: bool(list(server.inbox.arrivals())))
+    server.serve()
     wait_until(lambda: instrument.outbox.get(sent).stage is Stage.VERIFIED)
     wait_until(lambda: not loop.has_carrier(instrument.config.home))
