@@ -110,6 +110,20 @@ class Below:
         else:
             os.rmdir(os.path.join(self._path, name))  # noqa: PTH106, PTH118
 
+    def take_in(self, source: Path, name: str) -> None:
+        """Rename the file `source`, which nobody else can reach, to `name` in the current folder, over what has that name."""
+        if _RELATIVE and os.rename in os.supports_dir_fd:
+            os.rename(source, name, dst_dir_fd=self._fds[-1])
+        else:
+            source.replace(os.path.join(self._path, name))  # noqa: PTH118
+
+    def give_to(self, name: str, other: "Below", new_name: str) -> None:
+        """Rename `name` of the current folder (of a link, the link) to `new_name`, a new one, in that of `other`."""
+        if _RELATIVE and os.rename in os.supports_dir_fd:
+            os.rename(name, new_name, src_dir_fd=self._fds[-1], dst_dir_fd=other._fds[-1])  # noqa: SLF001 - of its class
+        else:
+            Path(self._path, name).rename(os.path.join(other._path, new_name))  # noqa: PTH118, SLF001
+
     def close(self) -> None:
         """Give the descriptors back."""
         while self._fds:

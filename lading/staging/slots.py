@@ -9,13 +9,14 @@ receipts/        list first, receipt last
 withdrawn/       published copies on their way out, after a receipt that proves all
 """
 
+import errno
 import hashlib
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from lading.disk import (
     write_whole,
 )
 from lading.errors import UnexpectedFault
+from lading.listing.below import Below
 from lading.seal import MAX_SEAL_BYTES, SEAL_NAME
 from lading.staging.acceptance import DATA
 
@@ -128,7 +130,11 @@ class Slots:
             with suppress(FileExistsError):
                 stub.mkdir()
                 stub.chmod(SHARED)
-            write_whole(stub / SEAL_NAME, content)
+            # The sender may have put a link to somebody's folder where his slot was a moment ago.
+            with Below(stub, follow_root=False) as there:
+                ours = self.accepting / f"{TEMPORARY}{secrets.token_hex(6)}"
+                write_whole(ours, content)
+                there.take_in(ours, SEAL_NAME)
 
     def give_back(self, delivery: DeliveryId, damaged: Iterable[str]) -> None:
         """Reopen the slot for its sender: damaged files aside, no seal; his next carry brings what is missing."""
@@ -147,12 +153,22 @@ class Slots:
         sync_folder(self.accepting)
 
     def set_aside(self, slot: Path, kind: str, paths: Iterable[str]) -> None:
-        """Move files out of the slot's data into `<slot>/<kind>/`, under flat names."""
-        for path in paths:
-            make_folder(slot / kind, 0o2700)
-            name = path.rpartition("/")[2][-100:].lstrip(".") or "file"
-            with suppress(FileNotFoundError, NotADirectoryError):
-                move(slot / DATA / path, slot / kind / f"{secrets.token_hex(4)}-{name}")
+        """Move files out of the slot's data into `<slot>/<kind>/`, under flat names.
+
+        The sender may hold the slot open still: a folder that he swaps for a link is not followed, or files of others would go.
+        """
+        wanted = list(paths)
+        if not wanted:
+            return
+        make_folder(slot / kind, 0o2700)
+        with Below(slot, follow_root=False) as data, Below(slot, follow_root=False) as aside:
+            aside.enter(kind)
+            for path in wanted:
+                folder, _, name = path.rpartition("/")
+                flat = name[-100:].lstrip(".") or "file"
+                with suppress(FileNotFoundError, NotADirectoryError), _no_link():
+                    data.enter(f"{DATA}/{folder}" if folder else DATA)
+                    data.give_to(name, aside, f"{secrets.token_hex(4)}-{flat}")
 
     def put_aside(self, delivery: DeliveryId) -> Path | None:
         """Move the slot to quarantine, whoever holds it (one that is no folder is put into one). None: no such slot."""
@@ -240,7 +256,7 @@ class Slots:
 
     def sweep(self, before: float) -> Iterator[Path]:
         """Remove temporaries, finished withdrawals, and stubs of withdrawn deliveries from before `before` (epoch)."""
-        for folder in (self.system, self.receipts, self.claims):
+        for folder in (self.system, self.receipts, self.claims, self.accepting):
             for path in folder.glob(f"{TEMPORARY}*"):
                 if _is_older(path, before):
                     path.unlink(missing_ok=True)
@@ -263,11 +279,23 @@ class Slots:
 
     def _remove_stub(self, delivery: DeliveryId) -> None:
         stub = self.incoming / delivery
-        for ours in (stub / SEAL_NAME, *stub.glob(f"{TEMPORARY}*")):
-            with suppress(FileNotFoundError, NotADirectoryError):
-                ours.unlink()
+        with suppress(FileNotFoundError, NotADirectoryError), _no_link(), Below(stub, follow_root=False) as there:
+            for name in there.names():
+                if name == SEAL_NAME or name.startswith(TEMPORARY):
+                    with suppress(FileNotFoundError):
+                        there.unlink(name)
         with suppress(OSError):  # not empty: the sender is writing again
             stub.rmdir()
+
+
+@contextmanager
+def _no_link() -> Iterator[None]:
+    """A link where a folder of ours should be is as if nothing were there."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno != errno.ELOOP:
+            raise
 
 
 def write_note(path: Path, note: dict[str, object]) -> None:

@@ -15,6 +15,7 @@ import pytest
 from lading.delivery import DeliveryId, Labels, Parcel, Receipt, Stage, new_delivery_id
 from lading.errors import AccessDenied, Corrupted, LadingError, Rejected
 from lading.inbox import Inbox, InboxLimits, read_seal
+from lading.staging.slots import Slots
 from lading.testing.deliveries import FILES, fill, send, tree
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, pipes and devices of POSIX")
@@ -509,3 +510,57 @@ def test_senders_of_one_group_reach_their_own_slots_and_receipts_only(shared: In
 def receipt_of(parcel: Parcel) -> Receipt:
     d = parcel.delivery
     return Receipt(d.id, d.route, d.labels, Stage.HELD, d.digest, d.files, d.bytes, {}, {}, (), "", d.created_at)
+
+
+@pytest.fixture
+def victim(inbox: Inbox, source: Path) -> Parcel:
+    """A published session of somebody else's."""
+    return inbox.publish(inbox.accept(send(inbox, source, labels=Labels("OTHER", "s1", "e1")).id))
+
+
+def test_a_link_in_the_place_of_a_taken_slot_leads_to_nobodys_papers(
+    inbox: Inbox, source: Path, victim: Parcel
+) -> None:
+    """As a sender makes it who is faster than the server's stub."""
+    slots = Slots(inbox.root)
+    papers = slots.accepted / victim.delivery.id
+    before = tree(papers)
+    delivery = send(inbox, source)
+    (slot_of(inbox, delivery.id)).rename(slots.accepting / delivery.id)
+    slot_of(inbox, delivery.id).symlink_to(papers)
+
+    slots.leave_stub(delivery.id)
+    after_stub = tree(papers)
+    slots.give_back(delivery.id, [])
+
+    assert after_stub == before
+    assert tree(papers) == before
+
+
+def test_a_folder_swapped_for_a_link_during_verification_gives_away_nobodys_files(
+    inbox: Inbox, source: Path, victim: Parcel
+) -> None:
+    slots = Slots(inbox.root)
+    delivery = send(inbox, source)
+    slot = slots.take(delivery.id)
+    assert slot is not None
+    (slot / "data" / "linked").symlink_to(victim.root)
+    name = next(iter(tree(victim.root)))
+
+    slots.set_aside(slot, "damaged", [f"linked/{name}", "gone/entirely"])
+
+    assert tree(victim.root) == FILES
+    assert [path for path in (slot / "damaged").rglob("*") if path.is_file()] == []
+
+
+def test_a_damaged_file_is_set_aside_from_any_depth(inbox: Inbox, source: Path) -> None:
+    slots = Slots(inbox.root)
+    delivery = send(inbox, source)
+    slot = slots.take(delivery.id)
+    assert slot is not None
+    names = sorted(FILES)
+
+    slots.set_aside(slot, "damaged", names)
+
+    assert tree(slot / "data") == {}
+    assert len(list((slot / "damaged").iterdir())) == len(names)
