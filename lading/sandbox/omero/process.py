@@ -23,6 +23,8 @@ from lading.sandbox.omero.accounts import Accounts
 _QUIET = (15_000, 30_000)
 _START_PATIENCE_S = 120.0
 _STOP_PATIENCE_S = 20.0
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "268435456", "MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_ARENA_MAX": "1"}
+"""glibc otherwise gives the memory of every block that arrives back to the system, and gets it anew, page by page."""
 _ATTEMPTS = 10
 HOST = "127.0.0.1"
 CANNOT_START = 3
@@ -132,6 +134,7 @@ class SandboxOmero:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
+                env=_ALLOCATOR | os.environ,
             )
         self._wait_until_ready(self._process, ready)
 
