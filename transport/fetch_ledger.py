@@ -82,10 +82,10 @@ class Ledger:
     """The memory of one route in the file `path`. For several threads. Raises EngineError when it cannot be used."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._lock = threading.Lock()
         with self._translating():
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             # A power cut may take the last notes, never the order: what they said is seen again in the slot and at the source.
@@ -202,17 +202,18 @@ class Ledger:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk has taken it back already
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     @contextmanager
     def _translating(self) -> Iterator[None]:
         with self._lock:
             try:
                 yield
-            except sqlite3.Error as exc:
+            except (sqlite3.Error, OSError) as exc:
                 raise EngineError(
                     f"the memory {self._path} cannot be used: {exc}", next_command="lading doctor"
                 ) from exc

@@ -100,6 +100,10 @@ class Rounds:
 
 def _repeat(act: Callable[[], None], every: float, stop: threading.Event) -> None:
     while True:
-        act()
+        try:
+            act()
+        except Exception:  # noqa: BLE001
+            # A full disk, a server that answers nonsense, a bug: the thread must not end with it, nobody would start another.
+            _log.exception("a round of fetching met an error nobody foresaw")
         if stop.wait(every):
             return

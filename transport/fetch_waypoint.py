@@ -230,7 +230,10 @@ class WaypointRound:
         if known.state is not Progressing.FETCHED:
             return known
         delivery = delivery_id(known.delivery)
-        receipt = self._setting.inbox.read_receipt(delivery)
+        try:
+            receipt = self._setting.inbox.read_receipt(delivery)
+        except Corrupted as exc:  # of this delivery; the others wait for theirs
+            return self._ledger.put(changed(known, note=exc.message))
         if receipt is None:
             return known
         content = receipt_json(receipt).encode("ascii")
@@ -240,7 +243,8 @@ class WaypointRound:
             self._place_outcomes(delivery)
             self._files.place(f"{_RECEIPTS}/{delivery}.json", SmallBody(content, self._clock()))
             known = self._ledger.put(changed(known, receipt=digest))
-        if self._setting.config.clear and receipt.proves_all and not known.cleared:
+        about_this = (receipt.delivery, receipt.files) == (delivery, known.files)
+        if self._setting.config.clear and receipt.proves_all and about_this and not known.cleared:
             # The seal stays: it tells the agent that nothing is left to carry.
             self._files.remove(Slot(delivery).data)
             known = self._ledger.put(changed(known, cleared=True))

@@ -222,18 +222,27 @@ class Fetcher:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """A lock that a killed process cannot leave behind, on every system."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        lock = sqlite3.connect(self._folder / f"{self._setting.route}.lock", timeout=0, isolation_level=None)
+        lock = self._lock_file()
         try:
             try:
                 lock.execute("BEGIN EXCLUSIVE")
-            except sqlite3.OperationalError as exc:
-                raise Unreachable(f"another process is fetching for the route {self._setting.route} now") from exc
             except sqlite3.Error as exc:
-                raise EngineError(f"cannot lock {self._folder}: {exc}", next_command="lading doctor") from exc
+                if getattr(exc, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    raise Unreachable(f"another process is fetching for the route {self._setting.route} now") from exc
+                raise self._cannot_lock(exc) from exc
             yield
         finally:
             lock.close()
+
+    def _lock_file(self) -> sqlite3.Connection:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return sqlite3.connect(self._folder / f"{self._setting.route}.lock", timeout=0, isolation_level=None)
+        except (sqlite3.Error, OSError) as exc:
+            raise self._cannot_lock(exc) from exc
+
+    def _cannot_lock(self, exc: Exception) -> EngineError:
+        return EngineError(f"cannot lock {self._folder}: {exc}", next_command="lading doctor")
 
 
 class _ForeignRound:
@@ -309,7 +318,8 @@ class _ForeignRound:
 
     def _noted(self, known: Remembered, look: Look, now: float) -> Remembered:
         """The folder after a look. FETCHING: it is to be brought now."""
-        if known.state is Progressing.FETCHED and not self._was_given_back(known):
+        given_back = known.state in (Progressing.FETCHED, Progressing.CHANGED) and self._was_given_back(known)
+        if known.state is Progressing.FETCHED and not given_back:
             if known.fingerprint == look.fingerprint:
                 return known
             found = warning(
@@ -318,7 +328,7 @@ class _ForeignRound:
                 hint="deliver what was added as a session of its own",
             )
             return changed(known, state=Progressing.CHANGED, findings=(*known.findings, found), note=found.message)
-        if known.state is Progressing.CHANGED:
+        if known.state is Progressing.CHANGED and not given_back:
             return known
         same = known.fingerprint == look.fingerprint
         if known.state is Progressing.HELD and same and known.findings:
@@ -326,7 +336,8 @@ class _ForeignRound:
         known = changed(
             known,
             fingerprint=look.fingerprint,
-            since=known.since if same else now,
+            # A clock that was set back must not make it wait until that time comes again.
+            since=known.since if same and known.since <= now else now,
             newest=look.newest,
             files=look.files,
             bytes=look.bytes,
