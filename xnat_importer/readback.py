@@ -98,9 +98,17 @@ class _Judge:
         by_sop = {found.sop: found for found in seen if found.sop in wanted}
         others = [found for found in seen if found.sop not in wanted]
         lost = [file for file in files if file.identity.sop not in by_sop]
+        shown: dict[str, str] = {}
         for file in files:
-            if file.identity.sop in by_sop:
-                yield self._same_identifier(file, by_sop[file.identity.sop])
+            there = by_sop.get(file.identity.sop)
+            if there is None:
+                continue
+            # One object is no proof of two files that only call themselves by the same name: XNAT keeps one of them.
+            if shown.setdefault(there.stored.uri, file.entry.sha256) == file.entry.sha256:
+                yield self._same_identifier(file, there)
+            else:
+                how = "another file of the delivery has the same SOPInstanceUID and other content; XNAT keeps one"
+                yield _outcome(file.entry, Outcome.UNVERIFIED, how, there.stored)
         yield from self._renamed(lost, others) if self.anonymised and others else map(_lost, lost)
 
     def _read(self, stored: Stored) -> _Seen | None:

@@ -1,14 +1,16 @@
 """The XNAT importer against each way in which an XNAT, or a proxy, has been seen to fail: anonymisation and resources."""
 
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
 
 from lading.delivery import Outcome
 from lading.errors import Refused
-from lading.testing.dicom import new_study
+from lading.testing.dicom import new_study, write_series
 from lading.testing.importer_suite import MemoryJournal, all_verified, bring_home, by_path, carry_out
+from lading.testing.parcels import read_files
 from lading.testing.xnat_world import USERS, XnatWorld, put_by_hand
 
 
@@ -26,6 +28,24 @@ def test_rewritten_headers_are_verified_by_identifier(world: XnatWorld, script: 
     assert all_verified(outcomes, parcel)
     assert outcomes["0001.dcm"].how.startswith("sop-instance-uid")
     assert outcomes["a.txt"].how == "md5"
+
+
+@pytest.mark.parametrize("proof", ["pixels", "uid"])
+def test_one_stored_object_proves_no_two_files_of_one_identifier(world: XnatWorld, proof: str, tmp_path: Path) -> None:
+    world.sandbox.faults.site_anon = True
+    write_series(tmp_path / "made", 2)
+    content = read_files(tmp_path / "made")
+    other = bytearray(content["0001.dcm"])
+    other[-1] ^= 0xFF
+    files = {"a/1.dcm": content["0001.dcm"], "b/1.dcm": bytes(other), "c/1.dcm": content["0001.dcm"]}
+    parcel = world.parcel(images=0, files={**files, "2.dcm": content["0002.dcm"]})
+    importer = world.importer(anonymised=proof)
+
+    outcomes = by_path(importer.verify(parcel, carry_out(importer, parcel)))
+
+    assert outcomes["2.dcm"].outcome is Outcome.VERIFIED
+    assert {outcomes["a/1.dcm"].outcome, outcomes["b/1.dcm"].outcome} != {Outcome.VERIFIED}
+    assert outcomes["a/1.dcm"].outcome is outcomes["c/1.dcm"].outcome  # the same bytes twice are one object
 
 
 def test_replaced_identifiers_are_verified_by_pixels(world: XnatWorld) -> None:
