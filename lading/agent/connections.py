@@ -43,9 +43,14 @@ class Connections:
         return db
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._let_go(lambda _: True)
-        self._local = threading.local()
+        """Let go of the file: this thread, and those that ended.
+
+        A thread that still works keeps its connection until it ends, or the process does: to close one under a thread that is
+        using it ends the process with a segmentation fault.
+        """
+        mine = threading.current_thread()
+        self._let_go(lambda thread: thread is mine or not thread.is_alive())
+        self._local.db = None
 
     def _let_go(self, of: Callable[[threading.Thread], bool]) -> None:
         """Close the connections of these threads."""

@@ -48,7 +48,7 @@ class Outbox:
             self._migrate()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file; threads that still work keep it until they end."""
         self._connections.close()
 
     # -- taking up ------------------------------------------------------------------------------------------------

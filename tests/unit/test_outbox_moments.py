@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,26 @@ def test_a_commit_that_fails_is_taken_back(tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "home" / "outbox.sqlite", timeout=0, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     other.close()
+
+
+def test_it_is_not_closed_under_a_thread_that_works(tmp_path: Path) -> None:
+    # Seen: an agent that was told to stop while a carry went on ended with a segmentation fault.
+    outbox = Outbox(tmp_path / "home")
+    item = take(outbox)
+    begun, closed = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with outbox.writing() as db:
+            begun.set()
+            closed.wait(60)
+            db.execute("UPDATE deliveries SET attempt = 7 WHERE id = ?", (item.id,))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert begun.wait(60)
+    outbox.close()
+    closed.set()
+    thread.join()
+
+    assert outbox.get(item.id).attempt == 7
+    outbox.close()
