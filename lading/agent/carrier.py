@@ -297,7 +297,7 @@ class _Counter(Progress):
             self._files += files
             self._bytes += bytes
             now = self._outbox.clock()
-            if now - self._written < _PROGRESS_EVERY_S:
+            if abs(now - self._written) < _PROGRESS_EVERY_S:  # a clock may be set back
                 return
             self._written = now
             files_done, bytes_done = self._files, self._bytes

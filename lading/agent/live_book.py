@@ -177,9 +177,10 @@ class LiveBook:
         """The files to carry next, in the order in which they came to rest: at most `files`, and `size` bytes or one file."""
         now = self.outbox.clock()
         rows = self.outbox.rows(
-            "SELECT * FROM live_files WHERE delivery = ? AND state <> 'carried' AND again_at <= ?"
-            " ORDER BY settled_at, mtime_ns, folder, name LIMIT ?",
-            delivery, now, files,
+            "SELECT * FROM live_files WHERE delivery = ?1 AND state <> 'carried'"
+            # A time further away than any is of before the clock was set back.
+            " AND (again_at <= ?2 OR again_at > ?2 + ?3) ORDER BY settled_at, mtime_ns, folder, name LIMIT ?4",
+            delivery, now, _REFUSED_AGAIN_S, files,
         )  # fmt: skip
         chosen: list[Row] = []
         for row in rows:

@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from lading.agent import carrier, cleaner, receipts, taking
+from lading.agent.edge import foreseen
 from lading.agent.live import LiveAgent, split
 from lading.agent.locks import FileLock, held
 from lading.agent.outbox import Outbox
@@ -16,7 +17,7 @@ from lading.agent.parts import AgentParts, LiveParts
 from lading.agent.reporting import REPORT_EVERY_S, conditions, office
 from lading.agent.waking import Waker
 from lading.config import AgentConfig, Config, WatchConfig
-from lading.errors import ConfigError, LadingError
+from lading.errors import ConfigError, LadingError, UnexpectedFault, Unreachable
 from lading.ports import Source
 from lading.reporters.office import Office
 
@@ -28,6 +29,7 @@ LOOK_INTO_OUTBOX_S = 0.5
 STOPPING_S = 10.0
 """A carry may take hours. After so long it is left to the next start, which finishes it."""
 _SCAN_SHARE = 0.1  # of the time may go into scanning, however large the watched folders
+_TELL_AGAIN_S = 60.0
 _LEAST_SCAN_PAUSE_S = 0.2
 """Events come in thousands while an instrument writes."""
 
@@ -126,17 +128,26 @@ class Agent:
 
     def ask_and_clean(self) -> None:
         """Ask for the receipts that are due, and clean the sources that are due."""
+        away: set[str] = set()
         for item in self.outbox.awaiting_receipt():
-            if not self.stop.is_set():
-                receipts.ask(self.outbox, self.parts, item.id, every=self.config.receipts_every)
+            # An inbox that does not answer takes a minute to say so: it is asked once, and the others are not kept waiting.
+            if self.stop.is_set() or item.delivery.route in away:
+                continue
+            receipts.ask(self.outbox, self.parts, item.id, every=self.config.receipts_every)
+            if self.outbox.get(item.id).error_code == Unreachable.code:
+                away.add(item.delivery.route)
         for item in self.outbox.cleanable():
             if not self.stop.is_set():
                 cleaner.clean(self.outbox, self.parts, item.id)
 
     def tell(self) -> None:
-        """Tell people what is wrong, and what nobody but this agent knows. Without an office nobody is told."""
+        """Tell people what is wrong, and what nobody but this agent knows. Without an office nobody is told.
+
+        Raises UnexpectedFault for what a reporter does not foresee, and EngineError.
+        """
         if self.office is not None:
-            self.office.round(conditions(self.outbox))
+            with foreseen("telling people"):
+                self.office.round(conditions(self.outbox))
 
     def _scan(self, sources: Sequence[tuple[WatchConfig, Source]], waker: Waker) -> None:
         while not self.stop.is_set():
@@ -160,8 +171,12 @@ class Agent:
 
     def _report(self) -> None:
         while not self.stop.is_set():
-            self.tell()
-            self.stop.wait(REPORT_EVERY_S)
+            pause = REPORT_EVERY_S
+            try:
+                self.tell()
+            except UnexpectedFault:
+                pause = _TELL_AGAIN_S  # nothing is carried the less because nobody can be told
+            self.stop.wait(pause)
 
     def _guarded(self, job: Callable[[], None]) -> None:
         try:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from lading.agent.outbox import Outbox
+from lading.agent.outgoing import LONGEST_WAIT_S
 from lading.config import Config
 from lading.delivery import DeliveryId
 from lading.desk import Account
@@ -128,8 +129,10 @@ class OutboxDrawer:
     def due(self) -> Sequence[Posted]:
         """At most a hundred."""
         rows = self._outbox.rows(
-            "SELECT * FROM reports WHERE done_at = 0 AND not_before <= ? ORDER BY at, id LIMIT 100",
+            # What is put off for longer than anything is, the clock was set back under.
+            "SELECT * FROM reports WHERE done_at = 0 AND (not_before <= ?1 OR not_before > ?1 + ?2) ORDER BY at, id LIMIT 100",
             self._outbox.clock(),
+            LONGEST_WAIT_S,
         )
         return [
             Posted(

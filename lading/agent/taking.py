@@ -141,14 +141,15 @@ def _take(outbox: Outbox, parts: AgentParts, watch: WatchConfig, found: Acquisit
     """Take one acquisition, unless it is taken. What is wrong with it is a finding: the others must not wait for it."""
     if found.labels is None:
         return []
-    root, rules = taken_root(found.root), parts.rules(watch.route)
     try:
-        fingerprint = found.fingerprint or glance(root, rules).fingerprint
-        taken = outbox.taken(watch.route, root)
-        if taken is None:
-            _take_new(outbox, watch, root, found, fingerprint)
-        elif taken[1] != fingerprint:
-            look_again(outbox, rules, outbox.get(taken[0]), fingerprint)
+        with foreseen(f"taking {found.root}"):
+            root, rules = taken_root(found.root), parts.rules(watch.route)
+            fingerprint = found.fingerprint or glance(root, rules).fingerprint
+            taken = outbox.taken(watch.route, root)
+            if taken is None:
+                _take_new(outbox, watch, root, found, fingerprint)
+            elif taken[1] != fingerprint:
+                look_again(outbox, rules, outbox.get(taken[0]), fingerprint)
     except EngineError:
         raise
     except LadingError as exc:

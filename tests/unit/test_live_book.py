@@ -190,3 +190,17 @@ def test_files_that_come_late_open_what_is_closing_and_not_what_was_closed_meanw
     book.not_over(book.id)
 
     assert book.get(book.id).state is after
+
+
+def test_a_clock_that_was_set_back_keeps_no_refused_file_waiting(tmp_path: Path) -> None:
+    now = [2_000_000_000.0]
+    outbox = Outbox(tmp_path / "home", clock=lambda: now[0])
+    item = outbox.take(Path("/data/s1"), "cryo", Labels("EM", "g", "s1"), fingerprint="live", live=True)
+    book, file = LiveBook(outbox), Settled("m1.mrc", 3, 5)
+    book.settle(item.id, [file])
+    book.refuse(item.id, file, "locked")
+    assert not book.waiting(item.id, files=9, size=99)
+
+    now[0] -= 86_400.0
+
+    assert [row.settled for row in book.waiting(item.id, files=9, size=99)] == [file]
