@@ -103,10 +103,17 @@ class Chores:
             return
         route = self._config.route(rule.route)
         rules = FileRules(include=route.include, exclude=route.exclude, junk=route.junk)
+        failed: LadingError | None = None
         for bare in inbox.bare(quiet_s=rule.quiet, marker=rule.marker or None, now=time.monotonic()):
             delivery = Delivery(new_delivery_id(), rule.route, bare.labels, Stage.ARRIVED, sender="dropped")
-            inbox.adopt(bare, delivery, rules=rules, algorithms=route.digests)
-            _log.info("adopted", delivery=delivery.id, path=str(bare.path))
+            try:
+                inbox.adopt(bare, delivery, rules=rules, algorithms=route.digests)
+            except LadingError as exc:
+                failed = failed or exc  # a folder that cannot be taken in keeps no other waiting
+            else:
+                _log.info("adopted", delivery=delivery.id, path=str(bare.path))
+        if failed is not None:
+            raise failed
 
     def tidy(self, name: str, inbox: Inbox) -> list[DeliveryId]:
         """Withdraw what was verified more than `keep_days` ago, then sweep; names what was withdrawn."""

@@ -123,8 +123,15 @@ def take_in(
         return
     try:
         move(bare.path, slot / DATA)
-    except FileNotFoundError as exc:
-        raise SourceChanged(f"{bare.path} is gone; somebody moved it, or another server took it") from exc
+    except OSError as exc:
+        if not os.path.lexists(slot / DATA):
+            # It is tried again under an id of its own: what is left of every attempt would fill the inbox.
+            with suppress(OSError):
+                (slot / ADOPTING).unlink()
+                slot.rmdir()
+        if isinstance(exc, FileNotFoundError):
+            raise SourceChanged(f"{bare.path} is gone; somebody moved it, or another server took it") from exc
+        raise
     sync_folder(slot)
     sync_folder(bare.path.parent)
 

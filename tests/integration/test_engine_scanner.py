@@ -1,14 +1,17 @@
 """What the scanner makes of slots that cannot be read, and of a database that forgot what it was told."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from lading.delivery import Stage
 from lading.engine import database, deliveries
+from lading.engine.chores import Chores
 from lading.engine.database import Connection
 from lading.engine.scanner import Scanner
 from lading.seal import SEAL_NAME
@@ -31,15 +34,20 @@ def connection(dsn: str) -> Iterator[Connection]:
         yield made
 
 
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that other accounts can reach. Not below pytest's: every pytest that starts makes that one private again."""
+    with TemporaryDirectory(ignore_cleanup_errors=True) as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
 @contextmanager
 def an_ordinary_account(root: Path) -> Iterator[None]:
     """Whoever runs the test, as an account that owns what is below `root` and may not read what it is forbidden to."""
     if os.geteuid() != 0:
         yield
         return
-    for folder in root.parents:
-        if folder.name.startswith(("test_", "popen-", "pytest-")):
-            folder.chmod(0o755)
     for path in (root, *root.rglob("*")):
         mode = path.stat().st_mode & 0o7777
         os.chown(path, NOBODY, NOBODY)
@@ -51,8 +59,8 @@ def an_ordinary_account(root: Path) -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_a_seal_that_may_not_be_read_stops_nobody_and_is_said(connection: Connection, tmp_path: Path) -> None:
-    site = EngineSite(tmp_path / "site", database="postgresql://unused")
+def test_a_seal_that_may_not_be_read_stops_nobody_and_is_said(connection: Connection, reachable: Path) -> None:
+    site = EngineSite(reachable / "site", database="postgresql://unused")
     closed, open_ = site.put("S1"), site.put("S2")
     (site.inbox.root / ".lading" / "incoming" / closed / SEAL_NAME).chmod(0)
     scanner = Scanner(FolderParts(site.config))
@@ -80,6 +88,29 @@ def test_one_delivery_that_cannot_be_read_keeps_no_other_from_coming_back(
 
     assert found == 1
     assert [row.id for row in deliveries.select(connection, "true")] == [ids[2]]
+
+
+def test_a_dropped_folder_that_cannot_be_taken_in_keeps_no_other_waiting(dsn: str, reachable: Path) -> None:
+    site = EngineSite(reachable / "site", database="postgresql://unused")
+    for session in ("S1", "S2"):
+        folder = site.inbox.root / "P/sub-001" / session
+        folder.mkdir(parents=True)
+        (folder / "a.dcm").write_bytes(b"dropped")
+    with an_ordinary_account(site.root):
+        (site.inbox.root / "P/sub-001/S1").chmod(0o555)  # whose ".." can then not be changed
+        chores = Chores(site.config, dsn, FolderParts(site.config))
+        chores.start()
+        try:
+            deadline = time.monotonic() + 60
+            while (site.inbox.root / "P/sub-001/S2").exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:
+            chores.stop()
+
+    assert not (site.inbox.root / "P/sub-001/S2").exists()
+    assert (site.inbox.root / "P/sub-001/S1/a.dcm").exists()
+    left = [slot for slot in (site.inbox.root / ".lading/accepting").iterdir() if not (slot / "data").exists()]
+    assert len(left) <= 1  # the attempt under way
 
 
 def test_what_the_database_forgot_while_it_was_away_is_registered_again(tmp_path: Path) -> None:
