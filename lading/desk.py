@@ -199,10 +199,20 @@ class Desk:
         self._keeper(delivery).release(delivery)
 
     def cancel(self, delivery: DeliveryId) -> None:
-        """Give a delivery up, in every memory that has it; nothing is deleted."""
-        for memory in self._memories():
-            if memory.account(delivery):
-                memory.cancel(delivery)
+        """Give a delivery up, in every memory that has it; nothing is deleted.
+
+        Raises LadingError when that is for another machine to do.
+        """
+        holders = [memory for memory in self._memories() if memory.account(delivery)]
+        for memory in holders:
+            memory.cancel(delivery)
+        left = self.agent.account(delivery) if holders == [self.agent] and self.agent else None
+        if left is not None and left.stage is not Stage.CANCELLED:
+            raise LadingError(
+                f"{delivery} is {left.stage}; it lies in the inbox, and only the server there can cancel it",
+                safe="its files are in the inbox, and at the source",
+                next_command=f"lading cancel {delivery}   (on the staging host)",
+            )
 
     def pause(self, typed: str) -> None:
         """Stop starting work on a delivery (id or prefix), a route, a repository, or "all"."""

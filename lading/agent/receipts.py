@@ -11,7 +11,7 @@ from lading.agent.outbox import Outbox, Outgoing
 from lading.agent.parts import AgentParts
 from lading.agent.taking import look_back
 from lading.delivery import DeliveryId, Receipt, Stage
-from lading.errors import LadingError
+from lading.errors import Corrupted, LadingError
 from lading.findings import warning
 from lading.ports import Journal
 from lading.staging.receipts import parse_receipt, receipt_json
@@ -53,10 +53,17 @@ def ask(outbox: Outbox, parts: AgentParts, delivery: DeliveryId, *, every: float
 
 
 def kept_receipt(outbox: Outbox, delivery: DeliveryId) -> Receipt | None:
-    """The last receipt that the inbox gave for the delivery, from our own copy; None before there is one."""
+    """The last receipt that the inbox gave for the delivery, from our own copy; None before there is one that can be read.
+
+    To look at, that is: nothing is removed or called verified by this copy.
+    """
+    path = outbox.home / "outgoing" / delivery / RECEIPT_NAME
     try:
-        return parse_receipt((outbox.home / "outgoing" / delivery / RECEIPT_NAME).read_text(encoding="ascii"))
+        return parse_receipt(path.read_bytes())
     except FileNotFoundError:
+        return None
+    except (OSError, Corrupted) as exc:  # one bad file must not hide all other deliveries from people
+        log.warning("receipt cannot be read", delivery=delivery, file=str(path), why=str(exc))
         return None
 
 

@@ -7,13 +7,16 @@ import pytest
 
 from lading.agent import taking
 from lading.agent.loop import Agent
+from lading.agent.receipts import RECEIPT_NAME
+from lading.assembly import open_desk
 from lading.delivery import DeliveryId, Receipt, Stage
-from lading.errors import Unreachable
+from lading.errors import LadingError, Unreachable
 from lading.testing.instrument import (
     FILES,
     AnsweringServer,
     CutOff,
     Instrument,
+    delivered,
     delivered_but_unanswered,
     wait_until,
 )
@@ -115,3 +118,22 @@ def test_a_clock_that_was_set_back_keeps_no_receipt_waiting(instrument: Instrume
     instrument.turn()
 
     assert instrument.only().stage is Stage.VERIFIED
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b""], ids=["cut off", "no text", "empty"])
+def test_a_kept_receipt_that_cannot_be_read_hides_no_delivery(instrument: Instrument, content: bytes) -> None:
+    item = delivered(instrument, AnsweringServer(instrument.inbox))
+    (instrument.outbox.papers(item.id) / RECEIPT_NAME).write_bytes(content)
+
+    with open_desk(instrument.config) as desk:
+        assert desk.account(item.id).stage is Stage.VERIFIED
+
+
+def test_what_lies_in_the_inbox_is_not_said_to_be_cancelled_from_the_instrument(instrument: Instrument) -> None:
+    # Seen: "cancelled; its files stay where they are", and nothing was.
+    item = delivered_but_unanswered(instrument, AnsweringServer(instrument.inbox))
+
+    with open_desk(instrument.config) as desk, pytest.raises(LadingError, match="only the server"):
+        desk.cancel(item.id)
+
+    assert instrument.only().stage is Stage.ARRIVED
