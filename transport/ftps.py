@@ -190,6 +190,7 @@ class FtpsFiles:
             except (Unreachable, ftplib.error_temp) as exc:
                 self._raise_if_full(part, str(exc))
                 raise
+            # Few servers insist that TLS ends properly: to the others a line that was cut on the way is a shorter file.
             arrived = self._size(part)
             if arrived != body.size:
                 self._delete(part)
