@@ -84,6 +84,7 @@ class FileBody:
         self._root, self._entry, self._open_it = root, entry, open_it
         self._pace, self._told, self._goes_on = pace, told, goes_on
         self._fd: int | None = None
+        self._status_ns = 0  # of the last change of whatever kind, when it was opened
         self._opening = threading.Lock()
         self._algorithms = algorithms
         self._hash = _Digests(algorithms)
@@ -203,11 +204,12 @@ class FileBody:
             if self._fd is None:
                 fd = self._open_it(self._entry.path)
                 try:
-                    self._refuse_changed(os.fstat(fd))
+                    info = os.fstat(fd)
+                    self._refuse_changed(info)
                 except BaseException:
                     os.close(fd)
                     raise
-                self._fd = fd
+                self._fd, self._status_ns = fd, info.st_ctime_ns
             return self._fd
 
     def _refuse_changed(self, info: os.stat_result) -> None:
@@ -221,9 +223,14 @@ class FileBody:
 
     def _refuse_other(self, digest: str) -> None:
         with translating(f"cannot read {self._shown}", SOURCE):
-            self._refuse_changed(os.fstat(self._opened()))
-        expected = self._entry.digests.get("sha256", digest)
-        if digest != expected:
+            info = os.fstat(self._opened())
+        self._refuse_changed(info)
+        expected = self._entry.digests.get("sha256")
+        if expected is None and info.st_ctime_ns != self._status_ns:
+            # Written over by a program that sets the time back (`cp -p`): half of it may be old and half new, and nothing
+            # else would tell, because the list is made of what was read.
+            raise SourceChanged(f"{self._shown} changed while it was being read, at {info.st_ctime_ns} ns")
+        if digest != (expected or digest):
             raise SourceChanged(
                 f"{self._shown} no longer has the content of the manifest: SHA-256 {digest}, listed {expected}"
             )

@@ -4,6 +4,7 @@ One that has the trait `lists_on_the_way` makes the manifest from the read that 
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +113,38 @@ class ListingSuite:
         assert failure is None or (isinstance(failure, SourceChanged) and not desk.is_sealed(errand)), failure
         if failure is None:  # the file had left before
             desk.inbox.accept(errand.slot.delivery)
+
+    def test_a_file_that_is_written_over_while_it_is_read_is_not_sealed(self, desk: Desk) -> None:
+        source = desk.plain(files=1)
+        trees.write(source, {"large": trees.noise(13, 30_000_000)})
+        errand = _unlisted(desk, source)
+        large = source / "large"
+        before = large.stat()
+
+        def write_over() -> None:
+            with large.open("r+b") as out:
+                out.seek(15_000_000)
+                out.write(trees.noise(17, 15_000_000))
+            os.utime(large, ns=(0, before.st_mtime_ns))  # as `cp -p` and `rsync --inplace -t` do
+            while large.stat().st_ctime_ns == before.st_ctime_ns:
+                os.utime(large, ns=(0, before.st_mtime_ns))
+
+        transport, cargo = errand.transport(), errand.cargo()
+        failure = failure_of(lambda: transport.carry(cargo, errand.slot, errand.journal, _AfterAPiece(write_over)))
+
+        assert isinstance(failure, SourceChanged), "half of it is old, half of it new"
+        assert not desk.is_sealed(errand)
+
+
+class _AfterAPiece:
+    """Does something once, when a piece of a large file has been read and is on its way."""
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self._left = [do]
+
+    def advance(self, *, files: int = 0, bytes: int = 0) -> None:  # noqa: A002, ARG002
+        if bytes >= 1 << 18 and self._left:
+            self._left.pop()()
 
 
 def _unlisted(desk: Desk, source: Path, changes: Settings | None = None) -> Errand:
