@@ -4,10 +4,12 @@ Annotation, link and file record are saved in one go and the content follows: wh
 by the next run.
 """
 
+import hashlib
 import mimetypes
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from lading.delivery import DeliveryId
 from lading.manifest import Entry
@@ -88,20 +90,29 @@ class Attaching:
     def _ensure(self, name: str, found: StoredAttachment | None, progress: Progress) -> bool:
         """Send the file unless it is there, whole; whether it was sent."""
         entry = self.source.entries[name]
-        if found is not None and (found.checksum or not entry.size) and found.size == entry.size and self._lies(found):
-            return False
+        if found is not None and (self._is_whole(found, entry) or not self.source.root.is_dir()):
+            return False  # or withdrawn: there is nothing to send, and reading back says what is the matter
         self._send(found.file if found is not None else self._announce(name, entry), name, entry, progress)
         return True
+
+    def _is_whole(self, found: StoredAttachment, entry: Entry) -> bool:
+        """Whether OMERO says that it has these bytes, and has them, where the route does not trust the database."""
+        if found.size != entry.size or (entry.size and not found.checksum):
+            return False
+        if found.checksum and found.checksum != (uploads.checksum_known(entry, found.hasher) or found.checksum):
+            return False
+        if not self.route.reread:
+            return True
+        if not exists(self.connection, found.file, found.size):
+            return False
+        digest = hashlib.sha256()
+        for block in content(self.connection, found.file, found.size, self.route.block_kb << 10):
+            digest.update(block)
+        return digest.hexdigest() == entry.sha256
 
     def name(self, path: str) -> str:
         """The attachment's client path."""
         return client_path(self.place.prefix + path)
-
-    def _lies(self, found: StoredAttachment) -> bool:
-        """Whether the file is on the server's disk, where the route does not trust the database."""
-        if not self.route.reread:
-            return True
-        return exists(self.connection, found.file, found.size)
 
     def _announce(self, path: str, entry: Entry) -> int:
         folder, _, name = self.name(path).rpartition("/")
@@ -123,7 +134,7 @@ class Attaching:
         store = self.connection.factory.createRawFileStore()
         store.setFileId(file)
         outgoing = uploads.Outgoing(
-            self.source.path(name),
+            partial(self.source.opened, name),
             entry,
             algorithm=self._algorithm(entry),
             block=self.route.block_kb << 10,

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from lading.delivery import Parcel
 from lading.errors import Refused, TargetUnavailable
@@ -196,7 +197,7 @@ class Errand:
             store = connection.factory.createRawFileStore()
             store.setFileId(stored.id)
             again = uploads.Outgoing(
-                self.source.path(entry.path),
+                partial(self.source.opened, entry.path),
                 entry,
                 algorithm=stored.hasher or "SHA1-160",
                 block=self.route.block_kb << 10,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NoReturn
 
 from lading import __version__
@@ -210,7 +211,7 @@ class IceEngine:
         name, written = upload.plan.files[index], upload.written.get(index, 0)
         upload.written[index] = start = _still_there(store, written) if written else 0
         file = uploads.Outgoing(
-            self.source.path(name),
+            partial(self.source.opened, name),
             self.source.entries[name],
             algorithm=upload.algorithm,
             block=self.route.block_kb << 10,

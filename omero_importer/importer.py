@@ -51,8 +51,9 @@ class OmeroImporter:
         state: Path,
         in_hand: SessionInHand | None = None,
         decide: Decide | None = None,
+        inbox: Path | None = None,
     ) -> None:
-        self._server, self._route = server, route
+        self._server, self._route, self._inbox = server, route, inbox
         self._targets = Targets(route, state / "locks")
         self.valve = Valve(state, f"{server.host}:{server.port}", server.valve)
         self._sessions = Sessions(server, in_hand, on_busy=self.valve.saw_back_off)
@@ -70,12 +71,12 @@ class OmeroImporter:
         repository_table: Settings,
         route_table: Settings,
         *,
-        inbox_root: Path,  # noqa: ARG003 - the role's signature; OMERO is sent everything
+        inbox_root: Path,
         state: Path,
     ) -> Self:
         """From `[repositories.NAME]` (without `kind` and `imports`) and `[routes.NAME.import]`. Raises ConfigError."""
         server, in_hand = repository_settings(repository_table)
-        return cls(server, route_settings(route_table), state=state, in_hand=in_hand)
+        return cls(server, route_settings(route_table), state=state, in_hand=in_hand, inbox=inbox_root)
 
     def __repr__(self) -> str:
         return f"OmeroImporter({self._sessions.server!r})"
@@ -193,7 +194,7 @@ class OmeroImporter:
     def _errand(self, parcel: Parcel, where: Address, decision: FilesetsDecision, journal: Journal) -> Errand:
         return Errand(
             parcel=parcel,
-            source=Source(parcel.root, {entry.path: entry for entry in parcel.manifest}),
+            source=Source(parcel.root, {entry.path: entry for entry in parcel.manifest}, self._inbox),
             decision=decision,
             address=where,
             settings=self._server,

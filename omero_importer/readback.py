@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lading.delivery import FileOutcome, Outcome
-from lading.disk import open_strange
 from lading.manifest import Entry
 from omero_importer import annotations, attachments, holdings
 from omero_importer.attachments import StoredAttachment
@@ -124,7 +123,7 @@ class Proof:
         """The checksum that the manifest has not, read now; "" when our copy is gone, or is another delivery's by now."""
         digest, witness = ALGORITHMS[hasher](), hashlib.sha256()
         try:
-            with open_strange(self.source.path(entry.path)) as stream:
+            with self.source.opened(entry.path) as stream:
                 while block := stream.read(_BLOCK):
                     digest.update(block)
                     witness.update(block)

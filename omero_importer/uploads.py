@@ -13,10 +13,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from io import BufferedReader
 from typing import BinaryIO, TypeAlias
 
-from lading.disk import open_strange
 from lading.errors import Corrupted
 from lading.manifest import Entry
 from omero_importer import errors
@@ -42,12 +41,12 @@ def checksum_known(entry: Entry, algorithm: str) -> str:
 class Outgoing:
     """A file to be sent, and how.
 
-    `entry`: its line of the manifest. `algorithm`: by which OMERO checks it. `block`: bytes per message. `timeout` (seconds) bounds
-    what closing takes at least. `start`: so many bytes from its beginning are in the store already. `save`: for a store that does
-    not do so when it is closed.
+    `open` opens it (raises OSError, ValueError). `entry`: its line of the manifest. `algorithm`: by which OMERO checks it. `block`:
+    bytes per message. `timeout` (seconds) bounds what closing takes at least. `start`: so many bytes from its beginning are in the
+    store already. `save`: for a store that does not do so when it is closed.
     """
 
-    path: Path
+    open: Callable[[], BufferedReader]
     entry: Entry
     algorithm: str
     block: int
@@ -126,7 +125,7 @@ def _blocks(
 ) -> Generator[None, None, None]:
     under_way: deque[tuple[Ice.AsyncResult, bytes, int]] = deque()
     entry = file.entry
-    with _opened(file.path, entry) as source:
+    with _opened(file) as source:
         offset = _skipped(source, file, hashers)
         # One byte more than there should be is asked for: a file that has grown is not what the manifest says.
         while content := os.read(source.fileno(), min(file.block, entry.size - offset + 1)):
@@ -160,11 +159,11 @@ def _skipped(source: BinaryIO, file: Outgoing, hashers: Sequence[Hasher]) -> int
     return offset
 
 
-def _opened(path: Path, entry: Entry) -> BinaryIO:
+def _opened(file: Outgoing) -> BufferedReader:
     try:
-        return open_strange(path)
+        return file.open()
     except (OSError, ValueError) as exc:
-        raise changed(entry) from exc
+        raise changed(file.entry) from exc
 
 
 def _arrived(store: "omero.api.RawFileStorePrx", result: "Ice.AsyncResult", content: bytes, offset: int) -> int:

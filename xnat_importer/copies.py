@@ -6,13 +6,11 @@ nothing is compared with that has not the manifest's SHA-256 still.
 """
 
 import hashlib
-import os
-import stat
 from io import BufferedReader
 from pathlib import Path
 
 from lading.errors import Corrupted
-from lading.listing.below import Below
+from lading.listing.below import open_below
 from lading.manifest import Entry
 from xnat_importer.dicom import Substance, substance
 
@@ -24,20 +22,10 @@ def opened(root: Path, entry: Entry, *, inbox: Path | None = None) -> BufferedRe
 
     Raises Corrupted when there is no such regular file, or a link on the way to it.
     """
-    folder, _, name = entry.path.rpartition("/")
-    base, above = root, ""
-    if inbox is not None and root.is_relative_to(inbox):
-        base, above = inbox, root.relative_to(inbox).as_posix()
     try:
-        with Below(base, follow_root=base is inbox) as below:
-            below.enter("/".join(part for part in (above, folder) if part))
-            handle = below.open(name)
-    except OSError as exc:
+        return open_below(root, entry.path, within=inbox)
+    except (OSError, ValueError) as exc:
         raise _changed(entry) from exc
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise _changed(entry)
-    return open(handle, "rb")
 
 
 def md5(root: Path, entry: Entry, *, inbox: Path | None = None) -> str:

@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Callable
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -150,6 +151,25 @@ class Below:
         self._path = os.path.join(self._root, *self._parts)  # noqa: PTH118
         if _RELATIVE:
             os.close(self._fds.pop())
+
+
+def open_below(root: Path, path: str, *, within: Path | None = None) -> BufferedReader:
+    """The regular file at `path` (relative POSIX) below the folder `root`, for reading; no link is followed on the way down.
+
+    The way begins at `within`, where `root` lies in that folder: its own parents may be links, what is below it may not.
+    Raises OSError, ValueError when it is something else than a regular file.
+    """
+    folder, _, name = path.rpartition("/")
+    base, above = root, ""
+    if within is not None and root.is_relative_to(within):
+        base, above = within, "/".join(root.relative_to(within).parts)
+    with Below(base, follow_root=base is within) as below:
+        below.enter("/".join(part for part in (above, folder) if part))
+        handle = below.open(name)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ValueError(f"{name} is not a regular file")
+    return open(handle, "rb")
 
 
 def _extended(path: str) -> str:
