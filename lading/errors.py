@@ -182,9 +182,26 @@ class ReporterAway(ReportError):
 
 
 class NoSuchRecipient(ReportError):
-    """The mail server refuses this recipient, or this message."""
+    """The mail server refuses this recipient, or this message.
+
+    `readers`: the addresses it refused while it took the report for the others; empty when nobody has it. `lasting`: it said
+    "never", not "later".
+    """
 
     code = "no-such-recipient"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        readers: Iterable[str] = (),
+        lasting: bool = True,
+        safe: str = "",
+        next_command: str = "",
+    ) -> None:
+        super().__init__(message, safe=safe, next_command=next_command)
+        self.readers = tuple(readers)
+        self.lasting = lasting
 
 
 class EngineError(LadingError):

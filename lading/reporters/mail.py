@@ -4,7 +4,7 @@ import ipaddress
 import smtplib
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -52,7 +52,9 @@ class MailReporter:
         """See `lading.ports.Reporter`."""
         demand_addresses(report.to, f"report {report.id}")
         with self._session() as session:
-            session.send_message(self.message(report), self._config.sender, list(report.to))
+            refused = session.send_message(self.message(report), self._config.sender, list(report.to))
+        if refused:
+            raise self._refused(refused, readers=tuple(refused))
 
     def message(self, report: Report) -> EmailMessage:
         """The mail. The same report gives the same mail, Message-ID included."""
@@ -120,14 +122,25 @@ class MailReporter:
                 f"{where} does not offer what is needed: {exc}", safe=_SAFE, next_command=_DOCTOR
             ) from exc
         except smtplib.SMTPRecipientsRefused as exc:
-            code, said = next(iter(exc.recipients.values()))
-            raise _answer(where, code, said, NoSuchRecipient) from exc
+            raise self._refused(exc.recipients) from exc
         except smtplib.SMTPDataError as exc:
-            raise _answer(where, exc.smtp_code, exc.smtp_error, NoSuchRecipient) from exc
+            raise self._refused({"": (exc.smtp_code, exc.smtp_error)}) from exc
         except smtplib.SMTPResponseException as exc:
             raise _answer(where, exc.smtp_code, exc.smtp_error, ReportError) from exc
         except OSError as exc:
             raise ReporterAway(f"{where} does not answer: {exc}", safe=_SAFE, next_command=_DOCTOR) from exc
+
+    def _refused(self, answers: Mapping[str, tuple[int, bytes | str]], *, readers: tuple[str, ...] = ()) -> ReportError:
+        """What the server said about single readers or one message. "Later" too is about these only: a full mailbox is no reason
+        to keep everybody else waiting. Only 421 is about the server, and the end of a conversation.
+        """
+        where = f"mail server {self._config.server}:{self._port}"
+        code, said = next(iter(answers.values()))
+        text = f"{where} said {code} {one_line(said if isinstance(said, str) else said.decode('utf-8', 'replace'))}"
+        if not readers and any(code in (421, -1) for code, _ in answers.values()):
+            return ReporterAway(text, safe=_SAFE, next_command=_DOCTOR)
+        lasting = all(code >= 500 for code, _ in answers.values())
+        return NoSuchRecipient(text, readers=readers, lasting=lasting, safe=_SAFE, next_command=_DOCTOR)
 
 
 def one_line(text: str) -> str:

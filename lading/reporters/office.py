@@ -30,6 +30,8 @@ _FIRST_WAIT_S = 5.0
 _LONGEST_WAIT_S = 15 * 60.0
 _ATTEMPTS = 8
 """A refused recipient is tried so often, for about ten minutes: some servers refuse a stranger's first mails."""
+_ATTEMPTS_LATER = 480
+"""One who is to be tried later is tried for five days, as mail servers do among themselves."""
 _NOTICE = "notice/"
 _REMEMBERED_S = 30 * 86_400.0
 _log = structlog.get_logger("lading.reports")
@@ -318,15 +320,27 @@ class Office:
             self._complaint.write_text(f"{error.message}\n", encoding="utf-8", errors="replace")
 
     def _refused(self, posted: Posted, error: NoSuchRecipient) -> None:
-        if posted.attempts + 1 < _ATTEMPTS:
+        if error.readers:
+            self._keep_for(error.readers, posted)
+            return
+        if posted.attempts + 1 < (_ATTEMPTS if error.lasting else _ATTEMPTS_LATER):
             self._drawer.put_off(posted.report, _wait_s(posted.attempts + 1))
             return
         _log.error("report given up", place=posted.place, report=posted.report.id, note=error.message)
-        admins = self._places[posted.place].admins
+        others = tuple(one for one in self._places[posted.place].admins if one not in posted.report.to)
         with self._drawer.transaction():
             self._drawer.cross_off(posted.report, error.message)
-            if admins and posted.report.to != admins:
-                self._post(posted.place, admins, *words.returned(posted.report.subject, error.message))
+            # Two admins who are both refused must not be told of each other for ever.
+            if others and posted.report.subject != words.RETURNED:
+                self._post(posted.place, others, *words.returned(posted.report.subject, error.message))
+
+    def _keep_for(self, readers: tuple[str, ...], posted: Posted) -> None:
+        """The others have the report; these few get one of their own, so that nobody gets it twice."""
+        report = replace(posted.report, id=f"{posted.report.id.partition('.')[0]}.{secrets.token_hex(8)}", to=readers)
+        with self._drawer.transaction():
+            self._drawer.cross_off(posted.report)
+            self._drawer.post(Posted(posted.place, report))
+            self._drawer.put_off(report, _wait_s(1))
 
 
 def complaint_file(home: Path, program: str) -> Path:

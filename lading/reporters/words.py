@@ -15,6 +15,7 @@ _FINDINGS = 5
 _PROGRAM = "lading"
 _TOLD_CODES = frozenset({"addendum"})
 """Notes that people should hear of although they need do nothing."""
+RETURNED = "[lading] a report could not be delivered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def returned(subject: str, why: str) -> tuple[str, str]:
         "",
         *_foot(),
     ]
-    return "[lading] a report could not be delivered", "\n".join(lines)
+    return RETURNED, "\n".join(lines)
 
 
 def plural(number: int, noun: str) -> str:

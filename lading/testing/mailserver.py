@@ -21,7 +21,10 @@ USER, PASSWORD = "lading", "open-sesame"
 
 @dataclass
 class MailServer:
-    """What it took is in `mails`, in order. `refusals` maps a recipient to the answer it gets, such as "550 no such user"."""
+    """What it took is in `mails`, in order, and in `envelopes` for whom.
+
+    `refusals` maps a recipient to the answer it gets, such as "550 no such user".
+    """
 
     security: str = "plain"
     certificate: tuple[Path, Path] | None = None
@@ -29,6 +32,7 @@ class MailServer:
     port: int = 0
     mails: list[EmailMessage] = field(default_factory=list)
     refusals: dict[str, str] = field(default_factory=dict)
+    envelopes: list[list[str]] = field(default_factory=list)
     logins: list[str] = field(default_factory=list)
     connections: int = 0
     on_mail: Callable[[], None] = lambda: None
@@ -77,6 +81,7 @@ class MailServer:
 
     async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
         content = cast("bytes", envelope.content)
+        self.envelopes.append(list(envelope.rcpt_tos))
         self.mails.append(email.message_from_bytes(content, policy=default))
         self.on_mail()
         return "250 taken"

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -275,13 +276,30 @@ def test_a_server_that_is_away_is_worth_another_try(plain: MailServer) -> None:
         MailReporter(settings(plain, port=free_port())).send(report())
 
 
-@pytest.mark.parametrize(("answer", "kind"), [("550 no such user", NoSuchRecipient), ("451 later", ReporterAway)])
-def test_what_the_server_says_about_a_recipient(plain: MailServer, answer: str, kind: type[ReportError]) -> None:
+@pytest.mark.parametrize(("answer", "lasting"), [("550 no such user", True), ("452 mailbox full", False)])
+def test_what_the_server_says_about_a_recipient(plain: MailServer, answer: str, lasting: bool) -> None:
     plain.refusals["alice@example.org"] = answer
 
-    with pytest.raises(kind, match=answer) as caught:
+    with pytest.raises(NoSuchRecipient, match=answer) as caught:
         MailReporter(settings(plain)).send(report())
-    assert type(caught.value) is kind
+    assert (caught.value.readers, caught.value.lasting) == ((), lasting)
+
+
+def test_a_server_that_ends_the_conversation_is_away(plain: MailServer) -> None:
+    plain.refusals["alice@example.org"] = "421 going down"
+
+    with pytest.raises(ReporterAway, match="421"):
+        MailReporter(settings(plain)).send(report())
+
+
+def test_one_of_two_readers_who_is_refused_is_named(plain: MailServer) -> None:
+    plain.refusals["bob@example.org"] = "451 later"
+
+    with pytest.raises(NoSuchRecipient, match="451 later") as caught:
+        MailReporter(settings(plain)).send(replace(report(), to=("alice@example.org", "bob@example.org")))
+
+    assert caught.value.readers == ("bob@example.org",)
+    assert len(plain.mails) == 1
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import attrs
 import pytest
 
 from lading.agent.outbox import Outbox, WatchReport
@@ -226,6 +227,66 @@ def test_a_reader_whom_the_mail_server_refuses_is_given_up_and_the_admins_hear_o
 
     assert site.server.to(ALICE) == []
     assert sorted(site.server.subjects()) == ["[lading] 1 session held", "[lading] a report could not be delivered"]
+
+
+def test_a_reader_whose_mailbox_is_full_keeps_nobody_else_waiting_and_is_told_when_it_has_room(site: Site) -> None:
+    site.server.refusals[ALICE] = "452 mailbox full"
+    site.hold("MR1")
+    office = site.office()
+    for _ in range(40):
+        site.now += 901
+        office.round([])
+    assert site.server.subjects() == ["[lading] 1 session held"]
+    site.hold("MR2", sender="bob@scanner")
+    site.now += 61
+    office.round([])
+
+    assert len(site.server.to("bob@example.org")) == 1
+    assert site.server.to(ALICE) == []
+
+    site.server.refusals.clear()
+    for _ in range(3):
+        site.now += 901
+        office.round([])
+
+    assert len(site.server.to(ALICE)) == 1
+    assert len(site.server.to("bob@example.org")) == 1
+
+
+@pytest.mark.parametrize("answer", ["451 I do not know you yet", "550 no such user"])
+def test_one_admin_who_is_refused_costs_no_other_one_a_mail(site: Site, answer: str) -> None:
+    other = "second@example.org"
+    site.config = attrs.evolve(site.config, mail=attrs.evolve(site.config.mail, admin=(ADMIN, other)))
+    site.server.refusals[other] = answer
+    office = site.office()
+    office.round([AWAY])
+    site.now += 901
+    office.round([AWAY])
+    assert len(site.server.envelopes) == 1
+
+    site.server.refusals.clear()
+    for _ in range(3):
+        site.now += 61
+        office.round([AWAY])
+
+    assert site.server.envelopes == [[ADMIN], [other]]
+
+
+def test_two_admins_who_are_refused_are_not_told_of_each_other_for_ever(site: Site) -> None:
+    other = "second@example.org"
+    site.config = attrs.evolve(site.config, mail=attrs.evolve(site.config.mail, admin=(ADMIN, other)))
+    site.server.refusals[other] = "550 no such user"
+    office = site.office()
+    office.round([AWAY])
+    for _ in range(100):
+        site.now += 901
+        office.round([AWAY])
+
+    assert site.server.subjects() == [
+        "[lading] alarm: xnat is not reachable",
+        "[lading] a report could not be delivered",
+    ]
+    assert site.server.envelopes == [[ADMIN], [ADMIN]]
 
 
 def test_without_a_mail_server_alarms_stand_in_the_outbox_and_nothing_is_saved_up(site: Site) -> None:
