@@ -40,6 +40,7 @@ _LISTED = re.compile(rb"(.)\S{9}\s+[0-9.,]+ [0-9/]{10} [0-9:]{8} (.*)")
 # The second form is rrsync's, which looks before rsync does.
 _MISSING = re.compile(r"No such file or directory \(2\)|rrsync error: .*No such file or directory")
 _MISSING_CODES = (3, 11, 12, 23)
+_VANISHED = 24  # and nothing worse than that
 _MAX_SMALL = 64 << 20
 _SAMPLE = 20
 _NAMES = {"posix": NameLimits.POSIX, "windows": NameLimits.WINDOWS, "smb": NameLimits.SMB}
@@ -263,9 +264,9 @@ class RsyncTransport:
     def _remove_leftovers(self, manifest: Manifest, slot: Slot) -> None:
         """What interrupted attempts left in the slot: temporary files, parts, files that are no longer listed."""
         listed = self._listed(slot.data, "--recursive") or []
-        surplus = _surplus(listed, manifest)
-        if surplus:
-            self._remove(surplus, slot.data)
+        left = surplus(listed, manifest)
+        if left:
+            self._remove(left, slot.data)
 
     def _listed(self, folder: str, how: str) -> list[tuple[bool, str]] | None:
         """What is below `folder` of the inbox: whether it is a folder, and its path. None when there is no such folder."""
@@ -281,7 +282,9 @@ class RsyncTransport:
         )
         if ended.code in _MISSING_CODES and _MISSING.search(ended.stderr):
             return None
-        if ended.code:
+        # What vanishes while we look is not there. It happens: the inbox takes the slot, or the rsync of an attempt that was
+        # killed goes on and renames its files. Nobody's source has changed.
+        if ended.code not in (0, _VANISHED):
             raise self._failed(ended, f"cannot list {folder} of {self._config.target}")
         return listed
 
@@ -401,23 +404,29 @@ def _check_sentinel(found: Path, target: str) -> None:
             raise type(exc)(exc.message.replace(folder, target), next_command=exc.next_command) from exc
 
 
-def _surplus(listed: list[tuple[bool, str]], manifest: Manifest) -> list[str]:
+def surplus(listed: list[tuple[bool, str]], manifest: Manifest) -> list[str]:
     """The listed paths that the manifest does not know; of a folder without any wanted file only the folder."""
-    wanted = iter(manifest)
+    needed = {""}
+    wanted = _noting_folders(manifest, needed)
     entry = next(wanted, None)
     strange: list[str] = []
-    needed = {""}
     for path in sorted((path for is_folder, path in listed if not is_folder), key=order_key):
         while entry is not None and order_key(entry.path) < order_key(path):
             entry = next(wanted, None)
-        if entry is not None and entry.path == path:
-            folder = path
-            while (folder := folder.rpartition("/")[0]) not in needed:
-                needed.add(folder)
-        else:
+        if entry is None or entry.path != path:
             strange.append(path)
+    for _ in wanted:
+        pass
     strange += [path for is_folder, path in listed if is_folder and path not in needed]
     return [path for path in strange if path.rpartition("/")[0] in needed]
+
+
+def _noting_folders(manifest: Manifest, needed: set[str]) -> Iterator[Entry]:
+    for entry in manifest:
+        folder = entry.path
+        while (folder := folder.rpartition("/")[0]) not in needed:
+            needed.add(folder)
+        yield entry
 
 
 def _plan_of_survey(cargo: Cargo, names: NameLimits) -> Plan:

@@ -8,10 +8,12 @@ import pytest
 
 from lading.errors import AccessDenied, ConfigError, LadingError, OutOfSpace, SourceChanged, Unreachable
 from lading.inbox import Inbox
+from lading.manifest import make
+from lading.seal import read_seal
 from lading.testing import trees
 from lading.testing.carrying import Errand
 from lading.testing.site import command_lines
-from transport.rsync import RsyncTransport
+from transport.rsync import RsyncTransport, surplus
 from transport.rsync_run import EXIT_CODES, MESSAGES, Ended, Rsync, bytes_done, unescaped
 
 needs_rsync = pytest.mark.skipif(not shutil.which("rsync"), reason="rsync is not installed (Debian: rsync)")
@@ -142,6 +144,52 @@ def test_a_changed_rate_starts_rsync_anew_and_loses_nothing(tmp_path):
 
     assert pace.asked_again
     assert trees.look(inbox.root / errand.slot.data) == trees.look(source)
+
+
+_LISTING_IN_A_CHANGING_SLOT = """\
+#!/bin/sh
+case "$*" in
+*--list-only*) rsync "$@" && echo 'file has vanished: "/in/.a.AbCdEf"' >&2 && exit 24 ;;
+*) exec rsync "$@" ;;
+esac
+"""
+
+
+@needs_rsync
+def test_a_slot_that_changes_while_we_tidy_it_up_is_no_changed_source(tmp_path):
+    """The rsync of an attempt that was killed may still be at work there; its files vanish when they get their names."""
+    inbox = Inbox.create(tmp_path / "inbox")
+    source = trees.write(tmp_path / "source", {"a": b"1", "b/c": b"2"})
+    program = tmp_path / "rsync-there"
+    program.write_text(_LISTING_IN_A_CHANGING_SLOT)
+    program.chmod(0o755)
+    errand = Errand(
+        "transport.rsync:RsyncTransport.from_settings",
+        {"target": str(inbox.root), "program": str(program)},
+        str(source),
+        str(tmp_path / "papers"),
+        str(tmp_path),
+        "changing-01",
+    ).sealed()
+    errand.journal.note("rsync-begun", read_seal(errand.cargo().papers).summary.list_digest)
+    slot = inbox.root / errand.slot.path
+    trees.write(slot / "data", {".a.AbCdEf": b"part", "b/.rsync-partial/c": b"part", "gone/d": b"not listed any more"})
+
+    errand.carry()
+
+    assert trees.look(slot / "data") == trees.look(source)
+    assert inbox.accept(errand.slot.delivery)
+
+
+@needs_rsync
+def test_a_folder_is_needed_although_its_file_was_not_seen(tmp_path):
+    source = trees.write(tmp_path / "source", {"a/b/c": b"1", "d": b"2"})
+    (tmp_path / "papers").mkdir()
+    manifest = make(source, tmp_path / "papers")
+
+    listed = [(True, "a"), (True, "a/b"), (True, "x"), (False, "d"), (False, "x/y"), (False, "z")]
+
+    assert sorted(surplus(listed, manifest)) == ["x", "z"]
 
 
 class _Faster:
