@@ -22,7 +22,7 @@ from transport.fetch_asking import Asking
 from transport.fetch_files import Bringing, hash_here
 from transport.fetch_ledger import Ledger, Progressing, Remembered, changed
 from transport.fetch_look import HostileName, folders_in, refused
-from transport.fetching import Fetching
+from transport.fetching import Fetching, still_answers
 from transport.foreign import TARGET, translating
 from transport.landing import Landing
 from transport.pacing import Unpaced
@@ -80,9 +80,12 @@ class WaypointRound:
             return self._held(known, Corrupted(exc.message, paths=[name]), seal)
         except (Rejected, Corrupted) as exc:
             return self._held(known, exc, seal)
-        except (Unreachable, EngineError):
+        except EngineError:
             raise
         except LadingError as exc:
+            # One delivery that cannot be brought now says nothing about the others, unless the connection broke.
+            if isinstance(exc, Unreachable) and not still_answers(self._files, Slot(delivery).path):
+                raise
             known = changed(known, note=exc.message)
         return self._ledger.put(known)
 

@@ -308,9 +308,10 @@ class _ForeignRound:
         except EngineError:
             raise
         except LadingError as exc:
-            # What a service could not bring of one folder says nothing about the others; a connection that broke does.
+            # What a service could not bring of one folder says nothing about the others, nor does a file that cannot be read; a
+            # connection that broke does.
             theirs = isinstance(self._setting.place, HandsOver) and known.state is Progressing.FETCHING
-            if isinstance(exc, Unreachable) and not theirs:
+            if isinstance(exc, Unreachable) and not theirs and not still_answers(self._files, path):
                 raise
             command = f"; next: {exc.next_command}" if theirs and exc.next_command else ""
             return self._ledger.put(changed(known, note=exc.message + command))
@@ -466,6 +467,14 @@ class _ForeignRound:
             )
             gone.append(self._ledger.put(changed(known, state=Progressing.HELD, findings=(found,), note=found.message)))
         return gone
+
+
+def still_answers(files: Watched, path: str) -> bool:
+    """Whether the place can be asked about `path`: then it is not the connection that failed."""
+    try:
+        return files.look(path) is not None
+    except LadingError:
+        return False
 
 
 def _sentinel_json(made: sentinel.Sentinel) -> bytes:

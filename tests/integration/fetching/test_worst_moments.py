@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lading.errors import Corrupted, EngineError
+from lading.errors import Corrupted, EngineError, Unreachable
 from lading.inbox import Inbox, InboxLimits
 from lading.staging.receipts import receipt_json
 from lading.testing import trees
@@ -122,3 +122,43 @@ def test_a_receipt_for_fewer_files_clears_nothing(waypoint):
 
     assert not found.cleared
     assert (Path(waypoint.remote) / errand.slot.data).is_dir()
+
+
+class OneBadFile:
+    """A place, or a connection to it, where one file cannot be read: its disk has a hole there."""
+
+    def __init__(self, real, bad):
+        self._real, self._bad = real, bad
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+    def connect(self):
+        return OneBadFile(self._real.connect(), self._bad)
+
+    def read(self, path, offset=0):
+        if path.endswith(self._bad):
+            raise Unreachable(f"cannot read {path}: Input/output error")
+        return self._real.read(path, offset)
+
+
+def test_a_file_that_cannot_be_read_holds_back_no_other_folder(scene):
+    trees.plain_tree(scene.remote / "PROJ/sub-001/MR1", files=2)
+    trees.write(scene.remote / "PROJ/sub-001/MR1", {"bad.dcm": b"unreadable"})
+    trees.plain_tree(scene.remote / "PROJ/sub-002/MR1", files=2)
+
+    bad, good = scene.settled(scene.fetcher(OneBadFile(scene.place(), "bad.dcm")))
+
+    assert (bad.state, good.state) == (Progressing.FETCHING, Progressing.FETCHED)
+    assert "Input/output error" in bad.note
+
+
+def test_a_file_that_cannot_be_read_holds_back_no_other_delivery(waypoint):
+    errands = [carried(waypoint, name) for name in ("test-delivery-1", "test-delivery-2")]
+    data = waypoint.remote / errands[0].slot.data
+    first = next(data.rglob("*.dcm")).relative_to(waypoint.remote).as_posix()
+    place = OneBadFile(waypoint.place(), first)
+
+    found = waypoint.fetcher(place, waypoint=True).round()
+
+    assert [f.state for f in found] == [Progressing.FETCHING, Progressing.FETCHED]
