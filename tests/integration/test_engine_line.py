@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lading.delivery import Labels, Outcome, Slot, Stage
+from lading.delivery import DeliveryId, Labels, Outcome, Slot, Stage
 from lading.engine import database, postgres
 from lading.engine.chores import Chores
 from lading.engine.ledger import NotNow
@@ -236,6 +236,33 @@ def test_verifying_again_finds_what_the_repository_has_lost_since(site: EngineSi
     receipt = site.inbox.read_receipt(delivery)
     assert receipt is not None
     assert not receipt.proves_all
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_an_errand_that_has_to_wait_says_so_once_and_is_done_at_last(site: EngineSite) -> None:
+    delivery = site.put("S1")
+    site.until(Stage.VERIFIED)
+    (site.repo / "down").touch()
+    site.ledger.verify(delivery)
+    attempts: set[datetime] = set()
+    site.until(
+        Stage.HELD,
+        seconds=240,
+        meanwhile=lambda: _let_it_come_back_after(3, attempts, site, delivery),
+    )
+
+    said = [event.note for event in site.ledger.show(delivery).events if "verify-again" in event.note]
+    assert len(said) == 1
+
+
+def _let_it_come_back_after(attempts: int, seen: set[datetime], site: EngineSite, delivery: DeliveryId) -> None:
+    row = site.ledger.show(delivery).row
+    if row.error is not None:
+        seen.add(row.updated_at)
+    if len(seen) >= attempts:
+        (site.repo / "held" / "P+sub-001+S1").write_text("")  # what it has lost meanwhile is found
+        (site.repo / "down").unlink(missing_ok=True)
 
 
 def test_a_dropped_folder_is_taken_in_when_it_is_quiet(site: EngineSite) -> None:
