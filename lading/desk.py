@@ -17,6 +17,8 @@ DONE = frozenset({Stage.VERIFIED, Stage.CLEANABLE, Stage.CLEANED})
 NEEDS_YOU = frozenset({Stage.REJECTED, Stage.HELD})
 SET_ASIDE = frozenset({Stage.PAUSED, Stage.CANCELLED})
 WAITING = frozenset({Stage.FOUND, Stage.READY, Stage.QUEUED})
+_LATEST = 10_000
+"""So many deliveries make a morning; of older ones only those that did not come to their end."""
 
 
 class UnknownDelivery(LadingError):
@@ -156,20 +158,39 @@ class Desk:
         return merged(found)
 
     def recent(self, *, stages: Sequence[Stage] = (), limit: int = 50) -> list[Account]:
-        """The latest deliveries, newest first."""
-        by_id: dict[DeliveryId, list[Account]] = {}
-        for memory in self._memories():
-            for account in memory.recent(stages=(), limit=max(limit, 1000)):
-                by_id.setdefault(account.delivery.id, []).append(account)
-        accounts = [merged(found) for found in by_id.values()]
-        if stages:
-            accounts = [a for a in accounts if a.stage in stages]
-        return sorted(accounts, key=lambda a: a.delivery.id, reverse=True)[:limit]
+        """The latest deliveries, newest first; with `stages` the latest that are there, however many came after them."""
+        window, memories = max(limit, 1000), self._memories()
+        halves: dict[DeliveryId, dict[int, Account]] = {}
+        overflowing: set[int] = set()
+        for number, memory in enumerate(memories):
+            latest = list(memory.recent(stages=(), limit=window))
+            # A delivery that is in the way may have waited for long: it is asked for by its stage.
+            if stages and len(latest) >= window:
+                latest += memory.recent(stages=_asked(stages), limit=window)
+                overflowing.add(number)
+            for account in latest:
+                halves.setdefault(account.delivery.id, {}).setdefault(number, account)
+        accounts: list[Account] = []
+        for delivery in sorted(halves, reverse=True):
+            known = halves[delivery]
+            for number in overflowing - known.keys():
+                if (other := memories[number].account(delivery)) is not None:
+                    known[number] = other
+            account = merged([known[number] for number in sorted(known)])
+            if not stages or account.stage in stages:
+                accounts.append(account)
+                if len(accounts) == limit:
+                    break
+        return accounts
 
     def morning(self, *, now: datetime | None = None, hours: float = 24) -> Morning:
         """What happened in the last `hours`, what is moving, what waits, what needs a person."""
         since = (now or datetime.now(UTC)) - timedelta(hours=hours)
-        accounts = self.recent(limit=10_000)
+        accounts = self.recent(limit=_LATEST)
+        if len(accounts) == _LATEST:
+            known = {account.delivery.id for account in accounts}
+            open_ = self.recent(stages=[stage for stage in Stage if stage not in DONE], limit=_LATEST)
+            accounts += [account for account in open_ if account.delivery.id not in known]
         going = [a for a in accounts if a.stage not in DONE | NEEDS_YOU | SET_ASIDE | WAITING]
         return Morning(
             done=sum(a.stage in DONE and a.changed_at >= since for a in accounts),
@@ -239,6 +260,11 @@ class Desk:
 
     def _memories(self) -> list[Memory]:
         return [m for m in (self.server, self.agent) if m is not None]
+
+
+def _asked(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """What to ask a memory for: what somebody paused may be noted beside its stage."""
+    return tuple(stage for stage in Stage if stage not in DONE) if Stage.PAUSED in stages else tuple(stages)
 
 
 # Once the server has a delivery, its word on the stage is better than the sender's, except about the source: cleaned, or

@@ -8,7 +8,7 @@ from lading.agent.outbox import UNSENT, Outbox, Outgoing
 from lading.agent.receipts import kept_receipt
 from lading.delivery import DeliveryId, Labels, Stage
 from lading.desk import Account
-from lading.errors import LadingError
+from lading.errors import ConfigError, LadingError
 
 
 class AgentMemory:
@@ -27,9 +27,11 @@ class AgentMemory:
 
     def account(self, delivery: DeliveryId) -> Account | None:
         """One delivery with everything, or None."""
-        if delivery not in self.starting_with(delivery):
+        try:
+            item = self._outbox.get(delivery)
+        except ConfigError:
             return None
-        return self._account(self._outbox.get(delivery), whole=True)
+        return self._account(item, whole=True)
 
     def verify(self, delivery: DeliveryId, *, reread: bool = False) -> None:  # noqa: ARG002 - the role's
         """Only the server can."""

@@ -55,7 +55,7 @@ class ExpectedFilesCheck:
 
     def __init__(self, config: ExpectedFilesConfig) -> None:
         self.config = config
-        self._globs = [(rule, _pattern(rule.glob)) for rule in config.counts]
+        self._globs = [_pattern(rule.glob) for rule in config.counts]
         self._forbidden = [(glob, _pattern(glob)) for glob in config.forbidden]
 
     @classmethod
@@ -68,14 +68,16 @@ class ExpectedFilesCheck:
         return list(limited(self._judge(parcel)))
 
     def _judge(self, parcel: Parcel) -> Iterator[Finding]:
-        matched: Counter[str] = Counter()
+        matched: Counter[int] = Counter()  # by the rule's place: two rules may have one glob
         companions = [(rule, set[str](), set[str]()) for rule in self.config.companions]
         files = total = 0
         for entry in parcel.manifest:
             files += 1
             total += entry.size
             name = entry.path.rsplit("/", 1)[-1]
-            matched.update(rule.glob for rule, glob in self._globs if glob.match(entry.path) or glob.match(name))
+            matched.update(
+                place for place, glob in enumerate(self._globs) if glob.match(entry.path) or glob.match(name)
+            )
             for text, glob in self._forbidden:
                 if glob.match(entry.path) or glob.match(name):
                     yield error("file-forbidden", f"this route takes no {text!r}", path=entry.path)
@@ -85,8 +87,8 @@ class ExpectedFilesCheck:
                 if entry.path.endswith(rule.needs):
                     partners.add(entry.path.removesuffix(rule.needs))
         yield from self._totals(files, total)
-        for count in self.config.counts:
-            yield from _count(matched[count.glob], count.min, count.max, f"files match {count.glob!r}")
+        for place, count in enumerate(self.config.counts):
+            yield from _count(matched[place], count.min, count.max, f"files match {count.glob!r}")
         for rule, stems, partners in companions:
             for stem in sorted(stems - partners):
                 yield error(

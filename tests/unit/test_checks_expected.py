@@ -43,6 +43,11 @@ def test_counts_per_pattern_ignore_case_and_folder(parcel):
     assert found(parcel, counts=[{"glob": "*.edf"}]) == [("files-too-few", "")]
 
 
+def test_two_rules_with_one_pattern_count_each_file_once(parcel):
+    assert found(parcel, counts=[{"glob": "*.dcm", "min": 3}, {"glob": "*.dcm", "max": 4}]) == [("files-too-few", "")]
+    assert found(parcel, counts=[{"glob": "*.dcm"}, {"glob": "*.dcm", "max": 3}]) == []
+
+
 def test_a_missing_companion_is_named_by_the_file_that_lacks_it(parcel):
     rules = [{"suffix": ".nii.gz", "needs": ".json"}]
 

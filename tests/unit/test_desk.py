@@ -1,0 +1,78 @@
+"""What the desk finds among very many deliveries, in two memories that each show their latest only."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+import pytest
+
+from lading.delivery import Delivery, DeliveryId, Labels, Stage
+from lading.desk import Account, Desk
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def delivery_id(number: int) -> DeliveryId:
+    return DeliveryId(f"20260101-{number:08d}")
+
+
+class Remembers:
+    """A memory of these stages, by number of the delivery; the one of the highest number is the latest."""
+
+    def __init__(self, stages: Mapping[int, Stage], *, name: str = "server", paused: int = -1) -> None:
+        self._accounts = {
+            delivery_id(number): Account(
+                Delivery(delivery_id(number), "mri", Labels("DEMO", "sub-001", "MR1"), stage=stage),
+                NOW, (name,), paused=number == paused,
+            )
+            for number, stage in stages.items()
+        }  # fmt: skip
+
+    def recent(self, *, stages: Sequence[Stage], limit: int) -> Iterable[Account]:
+        newest = reversed(self._accounts.values())
+        return [one for one in newest if not stages or one.delivery.stage in stages][:limit]
+
+    def account(self, delivery: DeliveryId) -> Account | None:
+        return self._accounts.get(delivery)
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(f"the desk asked for {name}")
+
+
+def many(count: int, oldest: Stage, others: Stage = Stage.VERIFIED) -> dict[int, Stage]:
+    return {0: oldest} | dict.fromkeys(range(1, count), others)
+
+
+@pytest.mark.parametrize("stage", [Stage.HELD, Stage.REJECTED, Stage.QUEUED])
+def test_what_has_waited_for_long_is_listed_by_its_stage(stage: Stage) -> None:
+    desk = Desk(server=Remembers(many(1500, stage)))  # type: ignore[arg-type]
+
+    assert [one.delivery.id for one in desk.recent(stages=[stage], limit=40)] == [delivery_id(0)]
+
+
+def test_what_was_paused_long_ago_is_listed() -> None:
+    desk = Desk(server=Remembers(many(1500, Stage.QUEUED), paused=0))  # type: ignore[arg-type]
+
+    assert [one.delivery.id for one in desk.recent(stages=[Stage.PAUSED], limit=40)] == [delivery_id(0)]
+
+
+def test_the_other_memorys_word_on_an_old_delivery_counts() -> None:
+    agent = Remembers(many(1500, Stage.ARRIVED), name="agent")
+    desk = Desk(server=Remembers(many(1500, Stage.VERIFIED)), agent=agent)  # type: ignore[arg-type]
+
+    assert desk.recent(stages=[Stage.ARRIVED], limit=40) == []
+
+
+def test_the_morning_shows_what_has_needed_somebody_for_long() -> None:
+    desk = Desk(server=Remembers(many(10_500, Stage.HELD)))  # type: ignore[arg-type]
+
+    morning = desk.morning(now=NOW)
+
+    assert [one.delivery.id for one in morning.needs_you] == [delivery_id(0)]
+
+
+def test_the_latest_are_listed_newest_first() -> None:
+    desk = Desk(server=Remembers(many(3000, Stage.HELD)))  # type: ignore[arg-type]
+
+    found = desk.recent(limit=2)
+
+    assert [one.delivery.id for one in found] == [delivery_id(2999), delivery_id(2998)]
