@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from lading.delivery import DeliveryId
 from lading.engine import jobs
 from lading.engine.database import Connection
-from lading.engine.judge import wait_s
+from lading.engine.judge import FAR_OFF, wait_s
 
 LARGE_BYTES = 50 << 30
 """Above 50 GiB an import takes hours: it never gets a repository's last free slot, which stays for small ones."""
@@ -20,7 +20,7 @@ WITH next AS (
     SELECT d.id, d.epoch, d.priority, d.bytes, d.project || '/' || d.sender AS owner
     FROM deliveries d LEFT JOIN turns t ON t.repository = d.repository AND t.owner = d.project || '/' || d.sender
     WHERE d.stage = 'QUEUED' AND d.repository = %(repository)s AND NOT d.paused
-      AND (d.not_before IS NULL OR d.not_before <= now())
+      AND (d.not_before IS NULL OR d.not_before <= now() OR d.not_before > now() + %(far_off)s)
       AND (d.bytes < %(large)s OR %(large_free)s)
       AND NOT EXISTS (SELECT 1 FROM pauses p WHERE p.target = 'route:' || d.route)
     ORDER BY d.priority DESC, coalesce(t.turn, 0), d.queued_at, d.id
@@ -58,10 +58,10 @@ def admit(connection: Connection, repository: str) -> list[DeliveryId]:
     admitted: list[DeliveryId] = []
     with connection.transaction():
         row = connection.execute(
-            "SELECT imports, down_since IS NOT NULL, retry_at > now(),"
+            "SELECT imports, down_since IS NOT NULL, retry_at > now() AND retry_at < now() + %s,"
             " EXISTS (SELECT 1 FROM pauses WHERE target = 'all' OR target = 'repository:' || name)"
             " FROM repositories WHERE name = %s FOR UPDATE",
-            (repository,),
+            (FAR_OFF, repository),
         ).fetchone()
         if row is None:
             return admitted
@@ -73,7 +73,12 @@ def admit(connection: Connection, repository: str) -> list[DeliveryId]:
         while running < slots:
             given = connection.execute(
                 _GIVE,
-                {"repository": repository, "large": LARGE_BYTES, "large_free": large < max(1, imports - 1)},
+                {
+                    "repository": repository,
+                    "large": LARGE_BYTES,
+                    "large_free": large < max(1, imports - 1),
+                    "far_off": FAR_OFF,
+                },
             ).fetchone()
             if given is None:
                 break
@@ -88,7 +93,7 @@ def has_failed(connection: Connection, repository: str, now: datetime, note: str
         "SELECT failures, retry_at FROM repositories WHERE name = %s FOR UPDATE", (repository,)
     ).fetchone()
     failures, retry_at = row if row else (0, None)
-    if retry_at is not None and retry_at > now:
+    if retry_at is not None and now < retry_at < now + FAR_OFF:
         return datetime.fromisoformat(retry_at.isoformat())  # Another delivery met the same outage a moment ago.
     again = now + timedelta(seconds=wait_s(failures + 1))
     connection.execute(

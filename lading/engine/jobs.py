@@ -100,6 +100,15 @@ class _Jobs(manager.JobManager):
             await super().finish_job(job, status, delete_job)
 
 
+def hasten(connection: Connection, far_off: timedelta) -> None:
+    """Let jobs be done now that were put off by more than `far_off`: by a clock that was wrong."""
+    connection.execute(
+        "UPDATE procrastinate_jobs SET scheduled_at = NULL"
+        " WHERE status = 'todo' AND task_name = %s AND scheduled_at > now() + %s",
+        (TASK, far_off),
+    )
+
+
 def end(connection: Connection, taken: Taken) -> None:
     """The job is over; no matter if the reaper has buried it meanwhile."""
     connection.execute("DELETE FROM procrastinate_jobs WHERE id = %s AND status = 'doing'", (taken.id,))

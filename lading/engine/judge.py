@@ -10,6 +10,8 @@ from lading.errors import LadingError, NotVerified, TargetUnavailable, Unreachab
 FIRST_WAIT_S = 5.0
 LONGEST_WAIT_S = 15 * 60.0
 """After a night's outage everything moves again within a quarter of an hour."""
+FAR_OFF = timedelta(seconds=LONGEST_WAIT_S + 60)
+"""Nobody is told to wait for so long: a time that lies further ahead was written while a clock was wrong, and binds nobody."""
 PATIENCE = timedelta(hours=24)
 """So long a place that does not answer costs no attempt: one night, or one weekend day, of maintenance."""
 REPAIRS = 3

@@ -10,6 +10,7 @@ from lading.delivery import Stage
 from lading.engine import admission, deliveries, jobs
 from lading.engine.database import Connection, recording
 from lading.engine.errands import ERRANDS
+from lading.engine.judge import FAR_OFF
 from lading.engine.steps import step_at
 from lading.pipeline import LINE
 
@@ -61,6 +62,7 @@ def wake_idle(connection: Connection) -> int:
             " FOR UPDATE OF d SKIP LOCKED",
             ([str(stage) for stage in LINE],),
         ).fetchall()
+        jobs.hasten(connection, FAR_OFF)
         for delivery, epoch, stage, priority, not_before in rows:
             job = jobs.Job(delivery, epoch, step_at(Stage(stage)) or "")
             jobs.queue(connection, job, priority=priority, at=not_before)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from lading.delivery import Delivery, DeliveryId, Labels, Stage, new_delivery_id
-from lading.engine import admission, database, deliveries
+from lading.engine import admission, database, deliveries, jobs
 from lading.engine.admission import LARGE_BYTES, admit
 from lading.engine.database import Connection
+from lading.engine.reaper import wake_idle
 from lading.testing.engine_site import bare_database, engine_site
 
 
@@ -141,6 +142,24 @@ def test_several_failures_of_one_outage_are_one(connection: Connection) -> None:
     waits = {admission.has_failed(connection, "repo", now, "502") for _ in range(6)}
 
     assert waits == {now + timedelta(seconds=5)}
+
+
+def test_a_clock_that_was_wrong_for_a_while_makes_nobody_wait_for_long(connection: Connection) -> None:
+    """A machine that believed in tomorrow wrote down when to try again; then its clock was put right."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    admission.has_failed(connection, "repo", tomorrow, "it is away")
+    importing, checking = queue(connection, "alice"), new_delivery_id()
+    connection.execute("UPDATE deliveries SET not_before = %s", (tomorrow,))
+    deliveries.register(connection, "main", "repo", Delivery(checking, "mri", Labels("bob", "s", "e")), 0)
+    jobs.queue(connection, jobs.Job(checking, 1, "accept"), at=tomorrow)
+
+    wake_idle(connection)
+
+    assert admit(connection, "repo") == [importing]
+    due = "SELECT args ->> 'delivery' FROM procrastinate_jobs WHERE scheduled_at IS NULL OR scheduled_at <= now()"
+    assert {row[0] for row in connection.execute(due).fetchall()} == {importing, checking}
+    again = admission.has_failed(connection, "repo", datetime.now(UTC), "it is away")
+    assert again < datetime.now(UTC) + timedelta(minutes=20)
 
 
 def test_two_workers_never_give_the_same_slot_away(connection: Connection, dsn: str) -> None:
