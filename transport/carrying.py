@@ -17,8 +17,9 @@ from transport.remote import Body, RemoteFiles, RemotePlace, part_path
 from transport.stalling import Watch, Watched
 from transport.there import Found, There, Wanted, tidied
 
-_BATCH_FILES = 64
+_BATCH_FILES = 64  # that share the line
 _BATCH_BYTES = 8 << 20
+_HANDFUL = 8  # of files that go one by one: worth a connection, and few enough for all connections to end at about the same time
 _SMALL = 1 << 20  # a file up to this size may share the line with others
 _TRIES = 3  # of one file that arrives damaged
 _MADE_MANY = 10_000
@@ -59,7 +60,7 @@ class Carrying:
         try:
             with Crew(self._place, self._watch, self._bring_batch, first=files) as crew:
                 self._goes_on = crew.goes_on
-                for batch in _batches(load.entries):
+                for batch in _batches(load.entries, _BATCH_FILES if files.places_many else _HANDFUL):
                     crew.submit(batch)
                 crew.finish()
         except OutOfSpace as exc:
@@ -204,8 +205,8 @@ def _has_content(files: RemoteFiles, path: str, body: Body) -> bool:
         return False  # the server's own checksum says that what it keeps is not what it got
 
 
-def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """Small files share one task; a large one has its own."""
+def _batches(entries: Iterable[Entry], most_files: int) -> Iterator[list[Entry]]:
+    """Small files share one task, up to `most_files`; a large one has its own."""
     batch: list[Entry] = []
     size = 0
     for entry in entries:
@@ -214,7 +215,7 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
             continue
         batch.append(entry)
         size += entry.size
-        if len(batch) >= _BATCH_FILES or size >= _BATCH_BYTES:
+        if len(batch) >= most_files or size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0
     if batch:

@@ -101,7 +101,8 @@ class Crew(Generic[Work]):
     def _hire_if_worth_it(self) -> None:
         """One more, when all are busy and were for as long as the place says; the first at once."""
         with self._lock:
-            all_busy = not self._idle and len(self._threads) < self._place.streams
+            # Who is idle may only not have come to the work that is there already.
+            all_busy = self._idle <= self._work.qsize() and len(self._threads) < self._place.streams
         waited = time.monotonic() - self._hired_at
         if all_busy and (not self._threads or waited >= self._place.traits.another_after_s):
             self._hire()
