@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from lading.agent.cleaner import clean, rehearse
 from lading.agent.outbox import OUTBOX_NAME, Outbox, Outgoing
@@ -76,29 +77,29 @@ def _published(config: Config, wanted: Sequence[DeliveryId], *, dry_run: bool, i
 
     if not has_database(config):
         return
-    inboxes = {name: Inbox.open(inbox.path) for name, inbox in config.inboxes.items()}
     key = receipt_key(config.home)
     now = datetime.now(UTC)
     with opened(config) as ledger:
         for row in ledger.deliveries((Stage.VERIFIED,), limit=1_000_000):
             found = DeliveryId(row.id)
-            if (wanted and found not in wanted) or row.inbox not in inboxes:
+            if (wanted and found not in wanted) or row.inbox not in config.inboxes:
                 continue
             kept_until = row.updated_at + timedelta(days=config.inboxes[row.inbox].keep_days)
             if kept_until <= now or ignore_grace:
-                yield from _copy(inboxes[row.inbox], found, key, dry_run=dry_run)
+                yield from _copy(config.inboxes[row.inbox].path, found, key, dry_run=dry_run)
 
 
-def _copy(inbox: Inbox, delivery: DeliveryId, key: bytes, *, dry_run: bool) -> Iterator[Cleaned]:
-    """The published copy of one delivery; nothing when it went before."""
-    parcel = inbox.parcel(delivery)
-    if not parcel.root.is_dir():
-        return
-    files, size = parcel.manifest.summary.files, parcel.manifest.summary.bytes
-    if dry_run:
-        yield Cleaned(delivery, "inbox copy would be removed", files, size, str(parcel.root))
-        return
+def _copy(root: Path, delivery: DeliveryId, key: bytes, *, dry_run: bool) -> Iterator[Cleaned]:
+    """The published copy of one delivery in the inbox at `root`; nothing when it went before. One that is away hinders no other."""
     try:
+        inbox = Inbox.open(root)
+        parcel = inbox.parcel(delivery)
+        if not parcel.root.is_dir():
+            return
+        files, size = parcel.manifest.summary.files, parcel.manifest.summary.bytes
+        if dry_run:
+            yield Cleaned(delivery, "inbox copy would be removed", files, size, str(parcel.root))
+            return
         inbox.withdraw(delivery, key=key)
     except LadingError as exc:
         yield Cleaned(delivery, "inbox copy kept", 0, 0, exc.message)
