@@ -9,10 +9,10 @@ import pydicom
 from pydicom import config as pydicom_config
 
 from lading.checks import dicom_fast
-from transport.dicom_settings import FIELDS
+from transport.dicom_settings import FIELDS, as_label
 
-_SOP_INSTANCE, _STUDY, _INSTANCES = 0x00080018, 0x0020000D, 0x00201208
-_IDENTITY = dicom_fast.Wanted({_SOP_INSTANCE: b"UI", _STUDY: b"UI", _INSTANCES: b"IS"})
+_SOP_INSTANCE, _PATIENT, _STUDY, _INSTANCES = 0x00080018, 0x00100020, 0x0020000D, 0x00201208
+_IDENTITY = dicom_fast.Wanted({_SOP_INSTANCE: b"UI", _PATIENT: b"LO", _STUDY: b"UI", _INSTANCES: b"IS"})
 _ANNOUNCED = "NumberOfStudyRelatedInstances"
 _MOST_ANNOUNCED = 1_000_000
 _LONGEST_VALUE = 256
@@ -20,12 +20,16 @@ _LONGEST_VALUE = 256
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """`study` and `sop_instance`: UIDs as the sender wrote them; `fields` by keyword; `announced`: images of the study, or 0."""
+    """`study` and `sop_instance`: UIDs as the sender wrote them; `fields` by keyword; `announced`: images of the study, or 0.
+
+    `patient`: the PatientID as a label, in which the character set of the header makes no difference.
+    """
 
     study: str
     sop_instance: str
     fields: Mapping[str, str]
     announced: int
+    patient: str
 
 
 def read_header(path: Path) -> Header:
@@ -41,7 +45,7 @@ def read_header(path: Path) -> Header:
         raise ValueError(f"not DICOM that can be read: {type(exc).__name__}") from exc
     if not fields["StudyInstanceUID"] or not sop_instance:
         raise ValueError("it has no StudyInstanceUID or no SOPInstanceUID")
-    return Header(fields["StudyInstanceUID"], sop_instance, fields, _number(announced))
+    return Header(fields["StudyInstanceUID"], sop_instance, fields, _number(announced), as_label(fields["PatientID"]))
 
 
 def read_identity(path: Path) -> Header:
@@ -51,13 +55,14 @@ def read_identity(path: Path) -> Header:
         size, first = os.fstat(handle).st_size, os.read(handle, dicom_fast.FIRST_READ)
         values = dicom_fast.collect(handle, size, first, _IDENTITY).values
         study, sop_instance, announced = (_plain(values.get(tag, b"")) for tag in (_STUDY, _SOP_INSTANCE, _INSTANCES))
+        patient = as_label(values.get(_PATIENT, b"").decode("latin-1"))
     except (dicom_fast.Unsure, dicom_fast.EndsEarly):
         return read_header(path)
     finally:
         os.close(handle)
     if not study or not sop_instance:
         raise ValueError("it has no StudyInstanceUID or no SOPInstanceUID")
-    return Header(study, sop_instance, {}, _number(announced))
+    return Header(study, sop_instance, {}, _number(announced), patient)
 
 
 def _plain(raw: bytes) -> str:

@@ -135,12 +135,12 @@ def labels_of(config: ReceiveConfig, header: Mapping[str, str], calling: str, ca
     project = config.projects.get(called) or config.projects.get(calling) or _filled(config.project, values)
     if not project:
         return None, f"no project is set for the AE titles {called!r} (called) and {calling!r} (calling)"
-    made = [_label(project)]
+    made = [as_label(project)]
     for name, template in (("participant", config.participant), ("session", config.session)):
         missing = [field for field in _FIELD.findall(template) if not values.get(field, "").strip()]
         if missing:
             return None, f"the images have no {missing[0]}, which the {name} {template!r} needs"
-        made.append(_label(_filled(template, values)))
+        made.append(as_label(_filled(template, values)))
     if not all(made):
         return None, f"nothing is left of a label: {'/'.join(made)!r}"
     return Labels(*made), ""
@@ -150,5 +150,6 @@ def _filled(template: str, values: Mapping[str, str]) -> str:
     return _FIELD.sub(lambda match: values.get(match[1], "").strip(), template)
 
 
-def _label(text: str) -> str:
+def as_label(text: str) -> str:
+    """`text` with what a label cannot hold made "_"; "" when nothing is left."""
     return _UNFIT.sub("_", text).strip("_-")[:_LONGEST]

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Final
 
 from lading.delivery import Labels
-from lading.disk import make_folder, move, read_small, sync_all, sync_folder, write_durably
+from lading.disk import is_real_folder, make_folder, move, read_small, sync_all, sync_folder, write_durably
 from lading.ports import Clock
-from transport.dicom_headers import Header, read_header
+from transport.dicom_headers import Header, read_header, read_identity
 from transport.dicom_settings import ReceiveConfig, labels_of
 
 OWN: Final = ".dicom"
@@ -37,6 +37,7 @@ _ABANDONED_S = 3600.0
 _KEY_LENGTH = 32
 _MOST_TRIED = 100
 """Images of a study whose headers are looked at for its labels: what was acknowledged may still be cut off further down."""
+_NAMED = 5
 _PUBLISHED_FOLDER = 0o750
 _PUBLISHED_FILE = 0o640
 _OWN_FOLDER = 0o750
@@ -55,6 +56,7 @@ class _Study:
     """A study that is coming in. Guarded by the spool's lock.
 
     `last`: when something last happened (the spool's clock). `broken_by`: the association that broke, until a later one ends well.
+    `patients`: the PatientIDs that its images name, as labels.
     """
 
     key: str
@@ -66,6 +68,12 @@ class _Study:
     storing: int = 0
     broken_by: int | None = None
     associations: set[int] = field(default_factory=set)
+    patients: set[str] = field(default_factory=set)
+
+    def note_patient(self, patient: str) -> None:
+        """Of one image; a few are enough to know that they are not one."""
+        if patient and len(self.patients) < _NAMED:
+            self.patients.add(patient)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +108,9 @@ class Spool:
             make_folder(folder, _OWN_FOLDER)
         for stale in self.arriving.iterdir():
             stale.unlink()
-        for note in sorted(self._unmatched.glob("*.json")):
+        for note in _notes_of(self._unmatched):
             self._look_again(note)
-        for note in sorted(self._receiving.glob("*.json")):
+        for note in _notes_of(self._receiving):
             self._take_up(note)
 
     def keep(self, arrived: Path, header: Header, sender: Sender, association: int) -> None:
@@ -120,6 +128,7 @@ class Spool:
                 study.last = self._clock()
         with self._lock:
             study.images += added
+            study.note_patient(header.patient)
             study.announced = max(study.announced, header.announced)
 
     def ended(self, association: int, *, released: bool) -> None:
@@ -188,6 +197,8 @@ class Spool:
                 write_durably(self._receiving / f"{key}.json", json.dumps(note).encode())
                 make_folder(self._receiving / key, _PUBLISHED_FOLDER)
                 study = self._studies[key] = _Study(key, header.study, sender, self._clock())
+            if not study.sender.called:  # its note was damaged
+                study.sender = sender
             study.storing += 1
             study.associations.add(association)
         return study
@@ -217,6 +228,8 @@ class Spool:
 
     def _labels(self, images: Sequence[Path], study: _Study) -> tuple[Labels | None, str]:
         """Where the study belongs, going by the first of `images` that can be read; None and the reason."""
+        if len(study.patients) > 1 and "{PatientID}" in self._config.participant:
+            return None, f"its images are of several patients, {', '.join(sorted(study.patients))}: whose is it?"
         unreadable = ""
         for image in images[:_MOST_TRIED]:
             try:
@@ -252,21 +265,26 @@ class Spool:
         if folder.is_dir():
             write_durably(self._receiving / note.name, json.dumps({**found, "reason": ""}).encode())
             _merge(folder, self._receiving / note.stem)
-        note.unlink()
+        note.unlink(missing_ok=True)
 
     def _take_up(self, note: Path) -> None:
         """A study that was coming in when the receiver ended. Its sender may come back."""
-        found = _note(note)
         folder = self._receiving / note.stem
-        if found is None or not folder.is_dir():  # published; only its note was left
+        if not folder.is_dir():  # published; only its note was left
             note.unlink(missing_ok=True)
             return
-        images = sum(1 for path in folder.iterdir() if path.is_file())
+        found = _note(note) or {}
         sender = Sender(found.get("calling", ""), found.get("called", ""))
         broken_by = None if "reason" in found else 0
-        self._studies[note.stem] = _Study(
-            note.stem, found.get("study", ""), sender, self._clock(), images, broken_by=broken_by
-        )
+        study = _Study(note.stem, found.get("study", ""), sender, self._clock(), broken_by=broken_by)
+        for image in folder.iterdir():
+            study.images += image.is_file()
+            with suppress(ValueError, OSError):  # what cannot be read names nobody
+                header = read_identity(image)
+                study.uid = study.uid or header.study
+                study.note_patient(header.patient)
+                study.announced = max(study.announced, header.announced if broken_by is not None else 0)
+        self._studies[note.stem] = study
 
 
 def file_name(sop_instance: str) -> str:
@@ -283,6 +301,12 @@ def read_notes(folder: Path, kind: str) -> Iterator[tuple[Path, Mapping[str, str
             yield note.with_suffix(""), found
 
 
+def _notes_of(kind: Path) -> list[Path]:
+    """The notes of the studies in `kind`, also where there should be one: nothing that was acknowledged is hidden by its loss."""
+    wanted = {path.with_suffix(".json") for path in kind.iterdir() if path.is_dir()}
+    return sorted(wanted.union(kind.glob("*.json")))
+
+
 def _note(path: Path) -> dict[str, str] | None:
     try:
         found = json.loads(read_small(path, _NOTE_LIMIT))
@@ -296,6 +320,8 @@ def _merge(folder: Path, target: Path) -> None:
     try:
         move(folder, target)
     except FileExistsError:
+        if not is_real_folder(target):  # through a link the images would leave for elsewhere
+            raise
         for image in sorted(folder.iterdir()):
             _place(image, target / image.name)
         sync_folder(target)

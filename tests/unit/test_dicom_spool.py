@@ -1,6 +1,7 @@
 """What becomes of received studies: one that cannot be published must not hold up the others."""
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,94 @@ def test_a_study_whose_place_is_taken_by_a_file_holds_up_no_other_and_goes_later
 
     assert done == ["DEMO/sub-002/MR1"]
     assert [str(one.labels) for one in later] == ["DEMO/sub-001/MR1"]
+
+
+def test_an_image_of_another_patient_is_not_filed_under_the_first_ones_name(site: Site) -> None:
+    study = new_study()
+    for participant in ("sub-001", "sub-001", "sub-002"):
+        site.receive(participant, study=study)
+
+    (published,) = site.publish()
+
+    assert published.labels is None
+    assert "several patients, sub-001, sub-002" in published.reason
+    assert len(list(published.folder.glob("*.dcm"))) == 3
+    assert not (site.folder / "DEMO").exists()
+
+
+def test_what_a_restart_finds_of_several_patients_is_not_one_participants_either(site: Site, tmp_path: Path) -> None:
+    study = new_study()
+    for participant in ("sub-001", "sub-002"):
+        site.receive(participant, study=study)
+
+    for _ in range(2):  # as it came in, and out of the unmatched ones
+        again = Site(tmp_path / "received")
+        again.now += 10_000
+        (published,) = again.publish()
+        assert published.labels is None
+        assert published.images == 2
+
+
+def test_an_image_without_a_patient_does_not_part_its_study(site: Site) -> None:
+    study = new_study()
+    site.receive("sub-001", study=study)
+    site.receive("", study=study)
+    site.receive("", study=study)
+
+    (published,) = site.publish()
+
+    assert published.images == 3
+    assert published.labels is None or published.labels.participant == "sub-001"
+
+
+@pytest.mark.parametrize("damage", [lambda note: note.write_bytes(b""), lambda note: note.unlink()])
+@pytest.mark.parametrize("kind", ["receiving", "unmatched"])
+def test_a_lost_note_hides_no_image_that_was_acknowledged(
+    tmp_path: Path, kind: str, damage: Callable[[Path], None]
+) -> None:
+    site = Site(tmp_path / "received")
+    site.receive("sub-001" if kind == "receiving" else "")
+    if kind == "unmatched":
+        site.publish()
+    (note,) = (site.folder / ".dicom" / kind).glob("*.json")
+    damage(note)
+
+    again = Site(tmp_path / "received")
+    again.now += 10_000
+    (published,) = again.publish()
+
+    assert published.labels is None
+    assert len(list(published.folder.glob("*.dcm"))) == 1
+    assert published.folder.with_suffix(".json").is_file()
+
+
+def test_a_study_whose_note_was_lost_goes_on_when_its_sender_does(tmp_path: Path) -> None:
+    site, study = Site(tmp_path / "received"), new_study()
+    site.receive("sub-001", study=study)
+    (note,) = (site.folder / ".dicom" / "receiving").glob("*.json")
+    note.write_bytes(b"")
+
+    again = Site(tmp_path / "received")
+    again.receive("sub-001", study=study)
+    again.now += 10_000
+    (published,) = again.publish()
+
+    assert (str(published.labels), published.images) == ("DEMO/sub-001/MR1", 2)
+
+
+def test_a_late_image_does_not_leave_through_a_link(site: Site, tmp_path: Path) -> None:
+    study, place, elsewhere = new_study(), site.folder / "DEMO" / "sub-001" / "MR1", tmp_path / "elsewhere"
+    site.receive("sub-001", study=study)
+    site.publish()
+    elsewhere.mkdir()
+    place.rename(tmp_path / "before")
+    place.symlink_to(elsewhere)
+
+    site.receive("sub-001", study=study)
+    with pytest.raises(FileExistsError):
+        site.publish()
+    assert list(elsewhere.iterdir()) == []
+
+    place.unlink()
+    (published,) = site.publish()
+    assert published.images == 1
