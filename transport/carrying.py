@@ -60,7 +60,7 @@ class Carrying:
         try:
             with Crew(self._place, self._watch, self._bring_batch, first=files) as crew:
                 self._goes_on = crew.goes_on
-                for batch in _batches(load.entries, _BATCH_FILES if files.places_many else _HANDFUL):
+                for batch in self._in_turn(load.entries, _BATCH_FILES if files.places_many else _HANDFUL):
                     crew.submit(batch)
                 crew.finish()
         except OutOfSpace as exc:
@@ -79,6 +79,22 @@ class Carrying:
             wanted,
             There(load.files, with_times=self._place.traits.keeps_mtime),
         )
+
+    def _in_turn(self, entries: Iterable[Entry], most_files: int) -> Iterator[list[Entry]]:
+        """The work. Files that are there and only have to be hashed here come last.
+
+        A server gives up a connection that was silent for too long. Were they first, the next attempt would begin with the same
+        silence, and none would ever bring what is missing; so only the papers can be, and they are written by then.
+        """
+        if self._there is None or self._listing is None:
+            yield from _batches(entries, most_files)
+            return
+        yield from _batches((entry for entry in entries if not self._looks_there(entry)), most_files)
+        yield from _batches((entry for entry in entries if self._looks_there(entry)), most_files)
+
+    def _looks_there(self, entry: Entry) -> bool:
+        enough = Found.TIME if self._place.traits.keeps_mtime else Found.SIZE
+        return self._trusting and self._there is not None and self._there.of(entry) is enough
 
     def _bring_batch(self, files: Watched, entries: list[Entry]) -> None:
         small: list[tuple[Entry, FileBody, Told]] = []
@@ -131,11 +147,9 @@ class Carrying:
             raise
 
     def _is_there(self, files: Watched, entry: Entry) -> bool:
-        found = self._there.of(entry) if self._there else Found.ABSENT
-        if found is Found.ABSENT:
+        if self._there is None or self._there.of(entry) is Found.ABSENT:
             return False
-        enough = Found.TIME if self._place.traits.keeps_mtime else Found.SIZE
-        if self._trusting and found is enough:
+        if self._looks_there(entry):
             if self._listing:
                 with self._body(entry, None) as body:
                     body.prove()

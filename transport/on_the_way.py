@@ -12,6 +12,8 @@ from lading.delivery import Cargo
 from lading.errors import UnexpectedFault
 from lading.manifest import Entry, Filtered, Manifest, NameLimits, Seen, survey, write
 
+SHAPE = "shape "
+"""How a shape begins: no digest of a list does."""
 LISTED_AT_MOST = 10_000
 """Files of a folder that is listed on the way: their digests wait in memory, under 1 KB each, until the list is written."""
 
@@ -93,4 +95,4 @@ def shape_of(entries: Iterable[Entry]) -> str:
     digest = hashlib.sha256()
     for entry in entries:
         digest.update(f"{entry.path}\0{entry.size}\0{entry.mtime_ns}\n".encode("utf-8", "surrogatepass"))
-    return f"shape {digest.hexdigest()}"
+    return f"{SHAPE}{digest.hexdigest()}"

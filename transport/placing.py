@@ -26,7 +26,7 @@ from typing import ClassVar, Self, TypeVar
 
 from lading.delivery import Cargo, DeliveryId, Receipt, Slot
 from lading.deposit import Deposit
-from lading.errors import Corrupted, OutOfSpace, UnexpectedFault, Unreachable
+from lading.errors import Corrupted, OutOfSpace, SourceChanged, UnexpectedFault, Unreachable
 from lading.inbox import parse_receipt
 from lading.manifest import LIST_NAME, SUMS_NAME, Entry, Manifest, NameLimits, make
 from lading.ports import Journal, Plan, Progress, Settings, TransportTraits
@@ -36,15 +36,16 @@ from transport.bodies import FileBody, Folder, SmallBody
 from transport.carrying import Carrying, placed
 from transport.foreign import SOURCE, shown, translating
 from transport.naming import refuse_names
-from transport.on_the_way import Listing, Load, listing_of, unread
+from transport.on_the_way import SHAPE, Listing, Load, listing_of, unread
 from transport.pacing import Pace, Unpaced
 from transport.remote import PART_PREFIX, ConfiguredPlace, RemoteFiles, RemotePlace
 from transport.stalling import Watch, Watched
 from transport.there import Found, There, files_below
 
 # Journal keys; each value is the digest of a list.
-_BEGUN = "placing-begun"  # a carry of that list has begun
+_BEGUN = "placing-begun"  # a carry of that list has begun, and all that lies there was brought for it
 _SEALED = "placing-sealed"  # that list was carried and sealed
+_DOUBTED = "doubted "  # before the digest: what lay there before is still being compared by content
 _MAX_RECEIPT = 64 << 20
 _SAMPLE = 20
 _IDLE_S = 30.0  # how long an unused connection is kept; the agent asks for receipts more often
@@ -96,10 +97,11 @@ class PlacingTransport:
     def carry(self, cargo: Cargo, slot: Slot, journal: Journal, progress: Progress) -> None:
         """See the role. An unsealed cargo is listed from the read that sends it, and sealed here.
 
-        What is there with the size and time of the list is believed only when the journal says that this very list (or a folder
-        of this very shape) was being carried, and that the inbox has not sent it back.
+        What is there with the size and time of the list is believed only when the journal says that all of it was brought for
+        this very list (or from a folder of this very shape), and that the inbox has not sent it back. A folder that has another
+        shape than the one that an earlier attempt began to carry is SourceChanged, once: it may not have come to rest yet.
         """
-        listing = self._listed(cargo)
+        listing = self._listed(cargo, journal)
         with Watch(self._place.traits.stall_s) as watch:
             files = watch.over(self._place.connect())
             self._probe(files, 0)
@@ -118,6 +120,8 @@ class PlacingTransport:
             load, mark, trusting = _to_bring(cargo, listing, state, journal)
             journal.note(_BEGUN, mark)
             carrying.bring(files, load, fresh=not state.exists, trusting=trusting)
+            if mark.startswith(_DOUBTED):
+                journal.note(_BEGUN, mark.removeprefix(_DOUBTED))
             if listing:
                 made = listing.written()
                 journal.note(_BEGUN, made.summary.list_digest)
@@ -127,14 +131,23 @@ class PlacingTransport:
                 self._hand_over(files, cargo.papers, manifest, slot)
             journal.note(_SEALED, manifest.summary.list_digest)
 
-    def _listed(self, cargo: Cargo) -> Listing | None:
+    def _listed(self, cargo: Cargo, journal: Journal) -> Listing | None:
         """What is to be listed on the way; None when the cargo is sealed, now or since long. Nothing has been sent yet."""
         names = self.traits.names
         listing = None
         if not is_sealed(cargo.papers):
             if not self.traits.lists_on_the_way:
-                raise UnexpectedFault(f"{cargo.delivery.id} has no sealed papers: {self!r} carries what a manifest lists")
+                raise UnexpectedFault(
+                    f"{cargo.delivery.id} has no sealed papers: {self!r} carries what a manifest lists"
+                )
             listing = listing_of(cargo, names)
+            begun = journal.recall(_BEGUN) or ""
+            if begun.startswith(SHAPE) and (listing is None or listing.shape != begun):
+                journal.note(_BEGUN, "")  # what is there belongs to no list: it will be compared by content
+                raise SourceChanged(
+                    f"{shown(cargo.root)} has other files, sizes or times than when it began to be carried",
+                    safe="nothing of it is under its final name",
+                )
             if listing is None:
                 self._seal(cargo)
         refuse_names(listing.load.entries if listing else _manifest(cargo), names, self._place.name)
@@ -324,7 +337,10 @@ def _to_bring(cargo: Cargo, listing: Listing | None, state: _SlotState, journal:
     manifest = _manifest(cargo)
     digest = manifest.summary.list_digest
     not_sent_back = journal.recall(_SEALED) != digest or state.same_seal
-    return Load.of(manifest), digest, journal.recall(_BEGUN) == digest and not_sent_back
+    trusting = journal.recall(_BEGUN) == digest and not_sent_back
+    # Else a carry that is cut would leave to the next one files of another list, as if they had been brought for this one.
+    mark = digest if trusting or not state.exists else f"{_DOUBTED}{digest}"
+    return Load.of(manifest), mark, trusting
 
 
 def _entries(cargo: Cargo, names: NameLimits) -> Iterable[Entry]:

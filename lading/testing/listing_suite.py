@@ -93,7 +93,12 @@ class ListingSuite:
         second.unlink()
         third.rename(third.with_name("new.dcm"))
 
-        errand.carry()
+        failure = failure_of(errand.carry)
+        assert failure is None or isinstance(failure, SourceChanged), failure
+        if failure:  # so that the agent waits until it has come to rest
+            assert not desk.is_sealed(errand)
+            assert not is_sealed(Path(errand.papers))
+            errand.carry()
 
         assert trees.look(desk.data(errand)) == trees.look(source)
         desk.inbox.accept(errand.slot.delivery)
