@@ -135,7 +135,16 @@ class Acceptor:
             if is_crowded:  # connections that ask for nothing must not cost us our threads
                 line.close()
             else:
-                thread.start()
+                self._start(thread, line)
+
+    def _start(self, thread: threading.Thread, line: socket.socket) -> None:
+        try:
+            thread.start()
+        except RuntimeError as exc:  # no more threads: the sender tries again, and whoever comes later is heard
+            log.warning("refused a connection", reason=str(exc))
+            with self._lock:
+                self._lines.pop(thread, None)
+            line.close()
 
     def _serve(self, line: socket.socket) -> None:
         secured = line

@@ -11,8 +11,8 @@ from lading.cli import output
 from lading.cli.context import App, json_option, pass_app
 from lading.cli.output import Json
 from lading.cli.waiting import wait_for
-from lading.delivery import Labels
-from lading.errors import NotVerified
+from lading.delivery import DeliveryId, Labels
+from lading.errors import LadingError, NotVerified
 
 
 @click.command()
@@ -51,12 +51,35 @@ def verify(app: App, delivery: str, wait: bool, timeout: float, re_read: bool, a
 @json_option
 @pass_app
 def retry(app: App, deliveries: tuple[str, ...], as_json: bool) -> None:
-    """Try again what is held or waiting for its next attempt."""
+    """Try again what is held or waiting for its next attempt.
+
+    Of several, one that cannot be tried again keeps none of the others; the exit code is that of the first such one.
+    """
+    done, failed = "is tried again", dict[DeliveryId, LadingError]()
     with app.desk() as desk:
-        for typed in deliveries:
-            found = desk.find(typed)
-            desk.retry(found)
-            _done(found, "is tried again", as_json=as_json)
+        wanted = list(
+            dict.fromkeys(desk.find(typed) for typed in deliveries)
+        )  # before the first: a slip of the pen does nothing
+        for found in wanted:
+            try:
+                desk.retry(found)
+            except LadingError as exc:
+                if len(wanted) == 1:
+                    raise
+                failed[found] = exc
+                if not as_json:
+                    output.fail(exc, as_json=False)
+            else:
+                if len(wanted) == 1 or not as_json:
+                    _done(found, done, as_json=as_json)
+    if as_json and len(wanted) > 1:
+        rows: list[Json] = [
+            {"id": found, "error": failed[found].as_dict()} if found in failed else {"id": found, "done": done}
+            for found in wanted
+        ]
+        output.answer({"deliveries": rows})
+    if failed:
+        sys.exit(next(iter(failed.values())).exit_code)
 
 
 @click.command()

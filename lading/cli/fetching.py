@@ -61,6 +61,12 @@ def fetch(
         return
     with FetchDisplay(fetcher, as_lines=as_lines, quiet=as_json) as display:
         found = _rounds(fetcher, path, display, timeout=timeout if wait else 0)
+    if path and not found:
+        raise Rejected(
+            f"nothing that is ready is called {path!r} at the place of route {route}: it is not there, or not sealed yet",
+            safe="nothing was fetched",
+            next_command=f"{app.program} fetch {route}",
+        )
     code = _code(found)
     if as_json or as_lines:
         document: dict[str, Json] = {"route": route, "folders": [_as_dict(folder) for folder in found]}

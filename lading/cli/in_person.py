@@ -26,11 +26,12 @@ _GOOD = frozenset({Outcome.VERIFIED, Outcome.FILTERED})
 
 @dataclass(slots=True)
 class Seen:
-    """What somebody sees of a delivery.
+    """What somebody sees of a delivery of `files` files.
 
     `unseen`: files that the receipt calls verified, and they do not find; `wrong`: whatever else is not as it should be.
     """
 
+    files: int
     counts: Counter[Outcome] = field(default_factory=Counter)
     unseen_count: int = 0
     unseen: list[FileOutcome] = field(default_factory=list)
@@ -39,7 +40,12 @@ class Seen:
     @property
     def whole(self) -> bool:
         """Whether they see all of it, and it is what the manifest says."""
-        return not self.unseen_count and set(self.counts) <= _GOOD
+        return not self.unseen_count and set(self.counts) <= _GOOD and not self.untold
+
+    @property
+    def untold(self) -> int:
+        """Files of which nothing was said."""
+        return max(self.files - self.counts.total() - self.unseen_count, 0)
 
     def collect(self, outcomes: Iterable[FileOutcome], proven: "frozenset[str] | None") -> None:
         """Take them all in. `proven`: the paths that the receipt calls verified; None is every one."""
@@ -66,10 +72,9 @@ def verify_in_person(config: Config, account: Account, who: str, *, as_json: boo
             next_command=f"lading show {account.delivery.id}",
         )
     importer = importer_for(config, config.route(account.delivery.route).repository, route=account.delivery.route)
-    seen = Seen()
-    seen.collect(
-        importer.verify(_parcel(config, account, receipt), ImportRecord(receipt.repository)), _proven(config, receipt)
-    )
+    parcel = _parcel(config, account, receipt)
+    seen = Seen(parcel.manifest.summary.files)
+    seen.collect(importer.verify(parcel, ImportRecord(receipt.repository)), _proven(config, receipt))
     if as_json:
         output.answer(_document(seen, who, receipt))
     else:
@@ -83,6 +88,8 @@ def _show(seen: Seen, who: str, receipt: Receipt) -> None:
     if seen.wrong:
         rows = ((one.path, str(one.outcome), one.how) for one in seen.wrong)
         output.table(("file", "outcome", "how"), rows)
+    if seen.untold:
+        output.say(f"of {seen.untold} files nothing was said", style="yellow")
     if seen.unseen_count:
         group, owner = receipt.repository.get("group", ""), receipt.repository.get("owner", "")
         whose = f" (owner {owner or 'the server'}{f', group {group}' if group else ''})"

@@ -34,6 +34,7 @@ _NOTICES_EVERY_S = 600.0
 _MOST_AT_ONCE = 10_000
 _KEPT = timedelta(days=30)
 _STOPPING_S = 5.0
+_AFTER_A_BUG_S = 60.0
 _HOUR_S = 3600.0
 _MARK = "lading_mark(d.stage, d.epoch, d.error)"
 _log = structlog.get_logger("lading.reports")
@@ -75,6 +76,9 @@ class Reporting:
                     _log.warning("reports wait", code=exc.code, note=exc.message)
                 away = exc.message
                 self._stop.wait(_EVERY_S)
+            except Exception:  # noqa: BLE001 - a bug in one report must not silence all that come later
+                _log.exception("reports wait")
+                self._stop.wait(_AFTER_A_BUG_S)
 
     def _rounds(self, connection: Connection) -> None:
         ours = False

@@ -291,3 +291,23 @@ def test_the_request_of_an_association_is_what_pynetdicom_reads(lines: tuple[soc
 
     assert (str(wanted.calling_ae_title).strip(), str(wanted.called_ae_title).strip()) == ("ME", "YOU")
     assert A_ASSOCIATE_RQ(wanted).encode()
+
+
+def test_a_machine_out_of_threads_refuses_one_caller_and_hears_the_next(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, refused = threading.Thread.start, threading.Event()
+
+    def start_later(thread: threading.Thread) -> None:
+        if thread.name == "dicom-association" and not refused.is_set():
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_later)
+    with pytest.raises(Broken):
+        door.call()
+
+    line = door.call()
+    assert store(line, bytes(10)) == 0
+    line.release()
