@@ -61,6 +61,7 @@ class PlacingTransport:
     def __init__(self, place: RemotePlace, *, pace: Pace | None = None) -> None:
         self._place, self._pace = place, pace or Unpaced()
         self._spare: _Kept | None = None
+        self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -255,32 +256,41 @@ class PlacingTransport:
         return kept.files if kept else None
 
     def _keep(self, files: RemoteFiles) -> None:
-        kept = _Kept(files)
         with self._lock:
             one_waits = self._spare is not None
             if not one_waits:
-                self._spare = kept
+                self._spare = _Kept(files)
+                self._end_in(_IDLE_S)
         if one_waits:
             files.close()
-            return
-        over = threading.Timer(_IDLE_S, self._drop, (kept,))
-        over.daemon = True
-        over.start()
 
-    def _drop(self, kept: "_Kept") -> None:
+    def _end_in(self, seconds: float) -> None:
+        """With the lock. One timer for all questions: hundreds of receipts may be asked for before its time is over."""
+        if self._timer is None:
+            self._timer = threading.Timer(seconds, self._drop)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _drop(self) -> None:
         """Nobody has asked for long: an old connection is more likely broken than useful."""
         with self._lock:
-            if self._spare is not kept:
-                return  # it was used meanwhile
+            self._timer = None
+            kept = self._spare
+            if kept is None:
+                return  # it is being used
+            left = kept.since + _IDLE_S - time.monotonic()
+            if left > 0:  # it was used meanwhile
+                self._end_in(left)
+                return
             self._spare = None
         kept.files.close()
 
 
 class _Kept:
-    """A connection that waits for the next question; a new object every time."""
+    """A connection that waits for the next question, and since when."""
 
     def __init__(self, files: RemoteFiles) -> None:
-        self.files = files
+        self.files, self.since = files, time.monotonic()
 
 
 class _SlotState:

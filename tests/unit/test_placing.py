@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from lading.delivery import DeliveryId
 from lading.errors import AccessDenied, ConfigError, Corrupted, Rejected, SourceChanged, Unreachable
 from lading.manifest import Entry, NameLimits
 from lading.testing import trees
+from transport import placing
 from transport.bodies import FileBody, Folder, SmallBody, Told, is_body_of
 from transport.crew import Crew
 from transport.logins import password
 from transport.naming import refuse_names
 from transport.pacing import Unpaced
+from transport.placing import PlacingTransport
 from transport.remote import BLOCK, RemoteFile, RemoteTraits, part_path
 from transport.stalling import Watch
 from transport.there import Found, Hashes, There, Wanted
@@ -360,3 +363,56 @@ def test_a_password_that_others_can_read_or_that_is_written_down_is_refused_unse
     with pytest.raises(ConfigError) as caught:
         password("hunter2:hunter2", "x")
     assert "hunter2" not in str(caught.value)
+
+
+# -- the connection that is kept for the next question -----------------------------------------------------------------
+
+
+class Answering:
+    """A connection to a place where there is nothing."""
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+
+    def look(self, path: str) -> None:
+        assert not self.closed.is_set(), path
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class Empty(Place):
+    """Hands out connections that answer."""
+
+    made: list[Answering]  # type: ignore[assignment]
+
+    def connect(self) -> Answering:  # type: ignore[override]
+        self.made.append(Answering())
+        return self.made[-1]
+
+
+def test_one_connection_and_one_timer_serve_any_number_of_questions():
+    place = Empty()
+    transport = PlacingTransport(place)  # type: ignore[arg-type]  # only what is called
+    before = threading.enumerate()
+
+    for number in range(50):
+        assert transport.fetch_receipt(DeliveryId(f"delivery-{number}")) is None
+
+    timers = [one for one in threading.enumerate() if isinstance(one, threading.Timer) and one not in before]
+    assert (len(place.made), len(timers)) == (1, 1)
+
+
+def test_a_connection_that_nobody_uses_is_closed_and_the_next_question_makes_another(monkeypatch):
+    monkeypatch.setattr(placing, "_IDLE_S", 0.3)
+    place = Empty()
+    transport = PlacingTransport(place)  # type: ignore[arg-type]
+    asked_until = time.monotonic() + 0.6  # longer than a connection is kept, if nobody asks
+    while time.monotonic() < asked_until:
+        transport.fetch_receipt(DeliveryId("delivery-1"))
+
+    assert place.made[-1].closed.wait(30)
+    transport.fetch_receipt(DeliveryId("delivery-1"))
+
+    assert len(place.made) >= 2
+    assert place.made[-1].closed.wait(30), "and that one is closed as well"
