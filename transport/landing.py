@@ -34,6 +34,7 @@ READ = os.O_RDONLY | _NOFOLLOW | _COMMON | getattr(os, "O_NONBLOCK", 0)
 _PIECE = 256 << 10
 _FLUSH_EVERY = 128 << 20  # bytes
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _COMMON
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NOFOLLOW | _COMMON
 
 
@@ -165,7 +166,7 @@ class Arriving:
     ) -> None:
         self._folder, self._name, self._wrote = folder, name, wrote
         self._temporary = temporary or TEMPORARY + secrets.token_hex(6)
-        self._fd = folder.open(self._temporary, _APPEND if temporary else _CREATE)
+        self._fd = _own_part(folder, temporary) if temporary else folder.open(self._temporary, _CREATE)
 
     def reader(self) -> int:
         """A descriptor to read what has been written so far."""
@@ -216,6 +217,21 @@ class Arriving:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def _own_part(folder: "_Folder", name: str) -> int:
+    """A descriptor to append to the part `name`. What else stands there is removed: its name can be foreseen by other senders."""
+    try:
+        fd = folder.open(name, _APPEND | _NONBLOCK)  # a pipe that nobody reads would keep us waiting for ever
+        info = os.fstat(fd)
+        if stat.S_ISREG(info.st_mode) and info.st_nlink <= 1:
+            return fd
+        os.close(fd)
+    except OSError as exc:
+        if not (_is_link(exc) or exc.errno in (errno.ENXIO, errno.EISDIR)):
+            raise
+    folder.clear(name)
+    return folder.open(name, _APPEND | os.O_EXCL)
 
 
 class _Folder:
