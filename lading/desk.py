@@ -3,14 +3,14 @@
 The command line and the dashboard ask here and nowhere else.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from lading.config import nearest
 from lading.delivery import Delivery, DeliveryId, Event, Labels, Receipt, Stage
-from lading.errors import LadingError
+from lading.errors import ConfigError, LadingError
 from lading.findings import Finding
 
 DONE = frozenset({Stage.VERIFIED, Stage.CLEANABLE, Stage.CLEANED})
@@ -237,13 +237,22 @@ class Desk:
 
     def pause(self, typed: str) -> None:
         """Stop starting work on a delivery (id or prefix), a route, a repository, or "all"."""
-        for memory, target in self._targets(typed):
-            memory.pause(target)
+        self._in_each(typed, lambda memory, target: memory.pause(target))
 
     def resume(self, typed: str) -> None:
         """The reverse of `pause`."""
+        self._in_each(typed, lambda memory, target: memory.resume(target))
+
+    def _in_each(self, typed: str, act: Callable[[Memory, str], None]) -> None:
+        """In both memories. Once the server has done it, a sender that has no part in the delivery any more is no failure."""
+        is_done = False
         for memory, target in self._targets(typed):
-            memory.resume(target)
+            try:
+                act(memory, target)
+            except ConfigError:
+                if not is_done:
+                    raise
+            is_done = True
 
     def _targets(self, typed: str) -> list[tuple[Memory, str]]:
         if typed == "all" or typed in self.targets:

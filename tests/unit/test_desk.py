@@ -2,11 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
+from lading.agent.outbox import Outbox
 from lading.delivery import Delivery, DeliveryId, Labels, Stage
 from lading.desk import Account, Desk
+from lading.errors import ConfigError
+from lading.memories import AgentMemory
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -76,3 +80,37 @@ def test_the_latest_are_listed_newest_first() -> None:
     found = desk.recent(limit=2)
 
     assert [one.delivery.id for one in found] == [delivery_id(2999), delivery_id(2998)]
+
+
+class Served(Remembers):
+    """A server's memory that notes what it is asked to do."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        super().__init__({})
+        self._accounts = {delivery.id: Account(delivery, NOW, ("server",))}
+        self.asked: list[str] = []
+
+    def starting_with(self, prefix: str) -> list[DeliveryId]:
+        return [one for one in self._accounts if one.startswith(prefix)]
+
+    def pause(self, _: str) -> None:
+        self.asked.append("pause")
+
+    def resume(self, _: str) -> None:
+        self.asked.append("resume")
+
+
+def test_pausing_what_the_server_has_does_not_fail_for_the_senders_part(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    item = outbox.take(tmp_path / "MR1", "mri", Labels("DEMO", "sub-001", "MR1"), fingerprint="x")
+    outbox.move(item.id, Stage.ARRIVED, arrived_at=outbox.clock())
+    server = Served(item.delivery)
+    desk = Desk(server=server, agent=AgentMemory(outbox))  # type: ignore[arg-type]  # as much of a memory as is asked for
+
+    desk.pause(item.id)
+    desk.resume(item.id)
+
+    assert server.asked == ["pause", "resume"]
+    with pytest.raises(ConfigError):
+        Desk(agent=AgentMemory(outbox)).pause(item.id)
+    outbox.close()
