@@ -1,6 +1,7 @@
 """Tries again what is worth trying again: a transport around a transport."""
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import Self, TypeVar
@@ -101,16 +102,19 @@ class _Once:
         self._progress = progress
         self._told_files = self._told_bytes = 0
         self._files = self._bytes = 0
+        self._lock = threading.Lock()
 
     def begin(self) -> None:
-        self._files = self._bytes = 0
+        with self._lock:
+            self._files = self._bytes = 0
 
     def advance(self, *, files: int = 0, bytes: int = 0) -> None:  # noqa: A002 - the role's word
-        self._files += files
-        self._bytes += bytes
-        more_files = max(0, self._files - self._told_files)
-        more_bytes = max(0, self._bytes - self._told_bytes)
-        self._told_files += more_files
-        self._told_bytes += more_bytes
+        with self._lock:
+            self._files += files
+            self._bytes += bytes
+            more_files = max(0, self._files - self._told_files)
+            more_bytes = max(0, self._bytes - self._told_bytes)
+            self._told_files += more_files
+            self._told_bytes += more_bytes
         if more_files or more_bytes:
             self._progress.advance(files=more_files, bytes=more_bytes)
