@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import click
 
-from lading.cleaning import cleaning
+from lading.cleaning import Cleaned, cleaning
 from lading.cli import output
 from lading.cli.context import App, json_option, pass_app
 from lading.cli.output import Json
@@ -175,22 +175,35 @@ def clean(app: App, deliveries: tuple[str, ...], dry_run: bool, now: bool, as_js
     source again. What was removed is kept as a list beside the receipt.
     """
     with app.desk() as desk:
-        wanted = [desk.find(typed) for typed in deliveries]
-    lines = list(cleaning(app.config, wanted, dry_run=dry_run, ignore_grace=now))
+        wanted = {account.delivery.id: account.stage for account in map(desk.account, deliveries)}
+    lines: list[Cleaned] = []
+    failure: LadingError | None = None
+    try:
+        lines.extend(cleaning(app.config, list(wanted), dry_run=dry_run, ignore_grace=now))
+    except LadingError as exc:  # what was removed until then is told all the same
+        failure = exc
+    else:
+        told = {line.delivery for line in lines}
+        lines += [
+            Cleaned(one, "nothing to clean", 0, 0, f"it is {stage}") for one, stage in wanted.items() if one not in told
+        ]
     if as_json:
         rows: list[Json] = [line.as_dict() for line in lines]
-        output.answer({"dry_run": dry_run, "cleaned": rows})
-        return
-    if not lines:
+        document: dict[str, Json] = {"dry_run": dry_run, "cleaned": rows}
+        output.answer(document | {"error": failure.as_dict()} if failure else document)
+        sys.exit(failure.exit_code if failure else 0)
+    if lines:
+        output.table(
+            ("delivery", "what", "files", "size", "why"),
+            ((line.delivery, line.what, str(line.files), output.size(line.bytes), line.why) for line in lines),
+            right=("files", "size"),
+        )
+    elif not failure:
         output.say("nothing to clean")
-        return
-    output.table(
-        ("delivery", "what", "files", "size", "why"),
-        ((line.delivery, line.what, str(line.files), output.size(line.bytes), line.why) for line in lines),
-        right=("files", "size"),
-    )
     if dry_run:
         output.say("dry run: nothing was removed", style="bold")
+    if failure:
+        raise failure
 
 
 def _labels(text: str) -> Labels:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from lading.cleaning import Cleaned
 from lading.cli.context import App
 from lading.cli.in_person import Seen
 from lading.cli.main import lading
@@ -99,6 +100,38 @@ def test_files_of_which_nothing_was_said_are_not_seen() -> None:
 
     seen.collect([FileOutcome("b.dcm", 1, "0" * 64, Outcome.VERIFIED)], None)
     assert seen.whole
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_was_removed_before_cleaning_failed_is_told(
+    held: Held, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, as_json: bool
+) -> None:
+    def cleaning(*_: object, **__: object) -> Iterator[Cleaned]:
+        yield Cleaned(FIRST, "source removed", 3, 300, "/data/MR1")
+        raise TargetMissing("the inbox is away")
+
+    (tmp_path / "lading.toml").write_text('home = "home"\n')
+    monkeypatch.setattr("lading.cli.acting.cleaning", cleaning)
+
+    ran = call("--config", str(tmp_path / "lading.toml"), "clean", *(["--json"] if as_json else []))
+
+    assert ran.exit_code == TargetMissing.exit_code
+    if as_json:
+        document = json.loads(ran.stdout)
+        assert [line["id"] for line in document["cleaned"]] == [FIRST]
+        assert document["error"]["message"] == "the inbox is away"
+    else:
+        assert FIRST in ran.stdout
+        assert "the inbox is away" in ran.stderr
+
+
+def test_a_named_delivery_of_which_nothing_was_cleaned_is_named(held: Held, tmp_path: Path) -> None:
+    (tmp_path / "lading.toml").write_text('home = "home"\n')
+
+    ran = call("--config", str(tmp_path / "lading.toml"), "clean", FIRST, "--json")
+
+    (line,) = json.loads(ran.stdout)["cleaned"]
+    assert (line["id"], line["files"], line["why"]) == (FIRST, 0, "it is HELD")
 
 
 class Empty:
