@@ -11,7 +11,8 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -204,7 +205,35 @@ def sync_all(paths: Iterable[Path]) -> None:
     list(_flushers().map(_sync, wanted))
 
 
-def sync_tree(root: Path, files: Iterable[str], count: int, *, few: int = 32) -> None:
+FEW_FILES = 32
+
+
+def flush_ahead(root: Path) -> Callable[[], None]:
+    """Begin to write out the file system of `root`, in a thread, while the caller reads what lies there.
+
+    The answer waits for it, and raises the OSError it met. Whoever goes on to `sync_tree` with many files must call it: the system
+    tells of a write that failed only once. Nothing happens, and nothing is waited for, where there is no `syncfs`.
+    """
+    failures: list[OSError] = []
+
+    def write_out() -> None:
+        try:
+            _synced_file_system(root)
+        except OSError as exc:
+            failures.append(exc)
+
+    thread = threading.Thread(target=write_out, name="lading-flush-ahead", daemon=True)
+    thread.start()
+
+    def wait() -> None:
+        thread.join()
+        if failures:
+            raise failures[0]
+
+    return wait
+
+
+def sync_tree(root: Path, files: Iterable[str], count: int, *, few: int = FEW_FILES) -> None:
     """Make `files` (`count` relative POSIX paths) below `root`, and their folders, survive a power cut.
 
     More than `few` are flushed with one `syncfs`: thousands of fsyncs cost seconds even with nothing left to write.

@@ -14,13 +14,15 @@ work on one inbox; the engine keeps them off the same delivery, and nothing is d
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
 from lading.delivery import Delivery, DeliveryId, FileOutcome, Labels, Parcel, Receipt, Stage
 from lading.disk import (
+    FEW_FILES,
+    flush_ahead,
     folders_below,
     is_real_folder,
     move,
@@ -31,6 +33,7 @@ from lading.disk import (
 )
 from lading.errors import (
     Corrupted,
+    LadingError,
     NotVerified,
     OutOfSpace,
     Rejected,
@@ -67,6 +70,7 @@ __all__ = [
     "signature_is_valid",
 ]
 
+_MUCH_BYTES = 32 << 20
 _ROUNDS = 1000  # of moving remains aside, each of many files
 
 
@@ -360,6 +364,7 @@ class Inbox:
 
     def _verify(self, delivery: DeliveryId, slot: Path, workers: int | None, progress: Progress | None) -> None:
         bounds = Bounds(self.limits.max_files, self.limits.max_bytes, self.limits.max_list_bytes)
+        flushed = _flush_ahead(slot)
         for _ in range(_ROUNDS):
             try:
                 proof = prove(slot, delivery, _overlay(slot), bounds, workers=workers, progress=progress)
@@ -374,6 +379,8 @@ class Inbox:
             raise self._reopened(delivery, slot, Damaged("it holds too many remains of interrupted copies"))
         manifest = Manifest.trusted(slot, proof.seal.summary)
         listed = (f"{DATA}/{entry.path}" for entry in manifest)
+        if proof.seal.summary.files > FEW_FILES:  # few are flushed, and asked for their errors, one by one
+            flushed()
         sync_tree(slot, chain(PAPERS, listed), proof.seal.summary.files)
         write_note(slot / VERIFIED, {"fingerprint": proof.fingerprint, "digest": proof.seal.summary.digest})
 
@@ -532,6 +539,15 @@ def _not_a_folder(delivery: DeliveryId) -> Rejected:
 
 def _no_seal(delivery: DeliveryId) -> Unreachable:
     return Unreachable(f"there is no sealed delivery {delivery} in this inbox (yet)")
+
+
+def _flush_ahead(slot: Path) -> Callable[[], None]:
+    """Let the disk write what has just arrived while it is read back; not for little, which is soon written."""
+    try:
+        much = read_seal(slot).summary.bytes >= _MUCH_BYTES
+    except (LadingError, OSError):  # what is wrong with it is told by whoever reads it in earnest
+        much = False
+    return flush_ahead(slot) if much else lambda: None
 
 
 def _unknown(delivery: DeliveryId, what: str) -> UnexpectedFault:

@@ -1,5 +1,6 @@
 """The life of a delivery in an inbox, looked at on the disk."""
 
+import errno
 import hmac
 import json
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lading import disk
 from lading.delivery import FileOutcome, Labels, Outcome, Parcel, Receipt, Slot, Stage, new_delivery_id
 from lading.errors import ConfigError, Corrupted, NotVerified, OutOfSpace, Rejected, UnexpectedFault, Unreachable
 from lading.findings import error
@@ -103,6 +105,31 @@ def test_an_accepted_delivery_is_not_read_again(inbox: Inbox, source: Path) -> N
     inbox.accept(delivery.id)  # does not look
 
     assert not inbox.is_untouched(parcel)
+
+
+def test_a_write_that_failed_while_the_data_were_read_back_is_not_forgotten(
+    inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The system tells of it once: whoever flushes afterwards hears nothing.
+    source = tmp_path / "many"
+    source.mkdir()
+    for number in range(disk.FEW_FILES + 1):
+        (source / f"{number}.dat").write_bytes(bytes(1_000_000))
+    delivery = send(inbox, source)
+    outcomes = iter([OSError(errno.EIO, "Input/output error"), True, True])
+
+    def flush(_: Path) -> bool:
+        outcome = next(outcomes)
+        if isinstance(outcome, OSError):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(disk, "_synced_file_system", flush)
+
+    with pytest.raises(Unreachable, match="Input/output"):
+        inbox.accept(delivery.id)
+
+    assert inbox.accept(delivery.id).delivery.files == disk.FEW_FILES + 1
 
 
 def test_data_that_was_touched_after_its_verification_is_not_published(inbox: Inbox, source: Path) -> None:
