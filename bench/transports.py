@@ -54,9 +54,13 @@ class Leg:
     batch: Callable[[Path, Path], str] | None = None
 
 
+_NO_BASHRC = "SetEnv SHLVL=2"
+"""What the account of whoever runs the bench has in its ~/.bashrc is no part of a transport: bash then leaves it alone."""
+
+
 @contextlib.contextmanager
 def rsync_ssh(served: Path, folder: Path) -> Iterator[Leg]:
-    with sshd(folder / "sshd") as server:
+    with sshd(folder / "sshd", extra=_NO_BASHRC) as server:
         shell = f"ssh -p {server.port} -i {server.identity} -o UserKnownHostsFile={server.known_hosts}"
         yield Leg(
             "transport.rsync:RsyncTransport",
@@ -74,7 +78,7 @@ def rsync_ssh(served: Path, folder: Path) -> Iterator[Leg]:
 
 @contextlib.contextmanager
 def sftp(served: Path, folder: Path) -> Iterator[Leg]:
-    with sshd(folder / "sshd") as server:
+    with sshd(folder / "sshd", extra=_NO_BASHRC) as server:
         options = ["-P", str(server.port), "-i", str(server.identity), "-o", f"UserKnownHostsFile={server.known_hosts}"]
         yield Leg(
             "transport.sftp:SftpTransport",
