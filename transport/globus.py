@@ -151,7 +151,7 @@ class _Carrying:
             return
         self._demand_unchanged()
         came_back = self._journal.recall(_SEALED) == self._digest or self._was_sealed_unnoted(found)
-        note = self._current(came_back=came_back)
+        note = self._with_its_files(self._current(came_back=came_back), found)
         if came_back:
             self._demand_content((one.path for one in self._manifest), "the inbox sent it back, and")
         if SEAL_NAME in found:
@@ -179,6 +179,19 @@ class _Carrying:
             return note
         if note.task:
             self._to.tasks().cancel(note.task)
+        forget(self._journal)
+        return None
+
+    def _with_its_files(self, note: Note | None, found: dict[str, RemoteFile]) -> Note | None:
+        """`note`, unless the slot was emptied behind it: what Globus once brought is not there any more, and is asked for anew."""
+        if note is None or not note.task or _GROWING in found or "data" in found:
+            return note
+        if self._to.tasks().is_active(note.task):
+            if note.step == "0":  # it has only begun
+                return note
+            self._to.tasks().cancel(note.task)
+        elif not self._to.slot(self._slot).keys().isdisjoint((_GROWING, "data")):  # it ended since we looked
+            return note
         forget(self._journal)
         return None
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import stat
 import time
 import urllib.request
@@ -304,3 +305,19 @@ def test_a_wrong_code_is_refused(bench):
     with pytest.raises(AccessDenied, match="refuses the log-in"):
         bench.personal().transport().login(lambda _: "not-the-code")
     assert not (bench.state / "globus").exists()
+
+
+def test_a_slot_that_was_emptied_behind_a_finished_task_is_filled_again(bench):
+    bench.world.faults.hold.set()
+    process = bench.errand.start()
+    until(lambda: json.loads(bench.errand.journal.recall(TASK) or "{}").get("task"))
+    process.kill()
+    process.communicate()
+    task = json.loads(bench.errand.journal.recall(TASK))["task"]
+    bench.world.faults.hold.clear()
+    until(lambda: not bench.world.tasks[task].active)
+    shutil.rmtree(bench.inbox.root / bench.errand.slot.path)
+
+    bench.errand.carry()
+
+    assert bench.arrived()
