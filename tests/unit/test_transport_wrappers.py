@@ -4,6 +4,7 @@ import itertools
 from datetime import datetime
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from lading.delivery import Slot
@@ -164,6 +165,16 @@ def test_a_rehearsal_shows_the_plan_and_leaves_no_trace(tmp_path):
     assert [plan.files for plan in shown] == [12]
 
 
+@pytest.fixture
+def every_line():
+    """The log as it is before any program of ours, run by another test in this process, chose what is worth a line."""
+    before = structlog.get_config()
+    structlog.reset_defaults()
+    yield
+    structlog.configure(**before)
+
+
+@pytest.mark.usefixtures("every_line")
 def test_a_carry_is_logged_with_what_it_sent_and_what_stopped_it(tmp_path):
     inbox = Inbox.create(tmp_path / "inbox", limits=InboxLimits(keep_free_bytes=0))
     source = trees.plain_tree(tmp_path / "source")
