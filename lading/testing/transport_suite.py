@@ -23,7 +23,7 @@ from lading.seal import PAPERS, is_sealed
 from lading.testing import trees
 from lading.testing.carrying import LABELS
 from lading.testing.expecting import SOON_S, AtFirst, Told, calls_of, failure_of, raises_soon, receipt_for
-from lading.testing.listing_suite import ListingSuite
+from lading.testing.listing_suite import ListingSuite, cut_and_finished
 from lading.testing.naming import kept_by_the_server, refused_by
 from lading.testing.site import (
     Desk,
@@ -360,19 +360,7 @@ class TransportSuite(ListingSuite):
             source = desk.plain(files=2)
             trees.write(source, {"large": trees.noise(3, 30_000_000)})
             errand = desk.errand(source, changes).sealed()
-            proxy.faults.cut_at = 20_000_000
-
-            with pytest.raises(Unreachable):
-                errand.carry()
-            assert not desk.is_sealed(errand)
-            settle(desk.inbox.root / errand.slot.path)
-            before = proxy.passed
-            errand.carry()
-
-            assert trees.look(desk.data(errand)) == trees.look(source)
-            desk.inbox.accept(errand.slot.delivery)
-            if errand.transport().traits.resumes:
-                assert proxy.passed - before < 25_000_000, "the part that had arrived was sent again"
+            cut_and_finished(desk, proxy, errand)
 
     def test_a_line_that_only_we_still_believe_in_is_given_up_and_can_be_finished(self, desk: Desk, site: Site) -> None:
         with proxied(site) as (proxy, changes):
