@@ -102,8 +102,8 @@ def _repeat(act: Callable[[], None], every: float, stop: threading.Event) -> Non
     while True:
         try:
             act()
-        except Exception:  # noqa: BLE001
-            # A full disk, a server that answers nonsense, a bug: the thread must not end with it, nobody would start another.
+        except Exception:  # noqa: BLE001 - the thread must not end with it
+            # A full disk, a server that answers nonsense, a bug: nobody would start another thread.
             _log.exception("a round of fetching met an error nobody foresaw")
         if stop.wait(every):
             return
