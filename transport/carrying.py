@@ -11,6 +11,7 @@ from lading.manifest import Entry
 from lading.ports import Progress
 from transport.bodies import FileBody, Folder, Told, is_body_of
 from transport.crew import Crew
+from transport.folders import Folders
 from transport.on_the_way import Listing, Load
 from transport.pacing import Pace
 from transport.remote import Body, RemoteFiles, RemotePlace, part_path
@@ -22,7 +23,6 @@ _BATCH_BYTES = 8 << 20
 _HANDFUL = 8  # of files that go one by one: worth a connection, and few enough for all connections to end at about the same time
 _SMALL = 1 << 20  # a file up to this size may share the line with others
 _TRIES = 3  # of one file that arrives damaged
-_MADE_MANY = 10_000
 
 
 class Carrying:
@@ -43,7 +43,7 @@ class Carrying:
         self._pace, self._progress, self._listing = pace, progress, listing
         self._there: There | None = None
         self._trusting = False
-        self._made: set[str] = set()
+        self._folders = Folders(slot.data)
         self._mine = threading.local()
         self._sources: list[Folder] = []
         self._goes_on: Callable[[], bool] = lambda: True
@@ -104,7 +104,7 @@ class Carrying:
                 if self._is_there(files, entry):
                     told.done()
                     continue
-                self._make_folder(files, entry.path)
+                self._folders.make(entry.path.rpartition("/")[0], files.make_folders)
                 if entry.size <= _SMALL and files.places_many:
                     small.append((entry, self._body(entry, told), told))
                     continue
@@ -158,15 +158,6 @@ class Carrying:
         if self._listing:
             return False  # there is no digest yet to compare with
         return _has_content(files, self._target(entry), self._body(entry, None))
-
-    def _make_folder(self, files: Watched, path: str) -> None:
-        folder = path.rpartition("/")[0]
-        if not folder or folder in self._made:
-            return
-        files.make_folders(f"{self._slot.data}/{folder}")
-        if len(self._made) > _MADE_MANY:
-            self._made = set()  # another thread may still look into the old one
-        self._made.add(folder)
 
     def _target(self, entry: Entry) -> str:
         return f"{self._slot.data}/{entry.path}"
