@@ -145,13 +145,13 @@ def settle(folder: Path) -> None:
         time.sleep(0.05)
 
 
-def inodes(folder: Path) -> dict[str, tuple[int, int]]:
-    """Inode and time of every file: they tell a file that was written anew from one that was left alone."""
-    return {
-        path.relative_to(folder).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns)
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+def inodes(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Inode and times of every file: they tell a file that was written anew from one that was left alone.
+
+    A new file may well get the inode of the removed one and, by preserved times, its time: nobody can set the time of change.
+    """
+    seen = {path.relative_to(folder).as_posix(): path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {path: (info.st_ino, info.st_mtime_ns, info.st_ctime_ns) for path, info in seen.items()}
 
 
 def flip_a_byte(path: Path) -> None:
