@@ -42,6 +42,7 @@ class RsyncWay:
     place: RsyncPlace
     sending: tuple[str, ...]
     common: tuple[str, ...]
+    patience: float
     limits: NameLimits
     state: Path
     failed: Callable[[Ended, str], LadingError]
@@ -118,6 +119,7 @@ class RsyncDeposit:
                 [*self._way.sending, "--ignore-times", *self._to(self._folder if self._made else below)],
                 cwd=Path(staging),
                 names=names,
+                patience=self._way.patience,
             )
         if ended.code:
             raise self._way.failed(ended, f"cannot write {name} into {self.name}")
@@ -175,6 +177,7 @@ class RsyncDeposit:
             cwd=root,
             names=[file.path for file in files],
             pace=self._pace,
+            patience=self._way.patience,
         )
 
     def _different(self, root: Path, paths: Iterable[str]) -> set[str]:

@@ -180,8 +180,8 @@ class RsyncTransport:
     def deposit(self, folder: str) -> Deposit:
         """See lading.deposit."""
         way = RsyncWay(
-            self._rsync, self._place, tuple(self._sending()), tuple(self._common()), self.traits.names, self._state,
-            self._failed, self._fetched, self._remove, self.probe,
+            self._rsync, self._place, tuple(self._sending()), tuple(self._common()), self._config.patience,
+            self.traits.names, self._state, self._failed, self._fetched, self._remove, self.probe,
         )  # fmt: skip
         return RsyncDeposit(way, folder, self._pace)
 
@@ -201,7 +201,9 @@ class RsyncTransport:
         while True:
             self._pace.spend(0)
             told.start()
-            ended = self._move(options, slot.data, root, manifest, told.line, pace=self._pace)
+            # To compare content, the other side reads whole files in silence.
+            patience = None if by_content else self._config.patience
+            ended = self._move(options, slot.data, root, manifest, told.line, pace=self._pace, patience=patience)
             if not ended.stopped:
                 break
         if ended.code:
@@ -219,6 +221,7 @@ class RsyncTransport:
         on_line: Callable[[bytes], None],
         *,
         pace: Pace | None = None,
+        patience: float | None = None,
     ) -> Ended:
         """One rsync of the manifest's files from `root` into `folder` of the inbox."""
         return self._rsync.run(
@@ -227,11 +230,17 @@ class RsyncTransport:
             names=(entry.path for entry in manifest),
             on_line=on_line,
             pace=pace,
+            patience=patience,
         )
 
     def _send(self, papers: Path, names: Iterable[str], to: str) -> None:
         """Papers are always compared by content: they are what everything else is compared with."""
-        ended = self._rsync.run([*self._sending(), "--checksum", *self._from_to(to)], cwd=papers, names=names)
+        ended = self._rsync.run(
+            [*self._sending(), "--checksum", *self._from_to(to)],
+            cwd=papers,
+            names=names,
+            patience=self._config.patience,
+        )
         if ended.code:
             raise self._failed(ended, f"cannot write into {to} of {self._config.target}")
 

@@ -16,6 +16,7 @@ import attrs
 
 from lading.errors import ConfigError
 from transport.logins import password
+from transport.rsync_silence import SILENT_TIMES
 
 _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.$-]*@)?(?:[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.%]+\])")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -58,6 +59,11 @@ class RsyncConfig:
     program: str = "rsync"
     remote_program: str = ""
     ssh: str = "ssh"
+
+    @property
+    def patience(self) -> float:
+        """Seconds in which the other side may say nothing at all while we send."""
+        return float(self.timeout * SILENT_TIMES)
 
 
 class RsyncPlace(Protocol):

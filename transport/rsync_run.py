@@ -24,6 +24,7 @@ from lading.errors import (
     Unreachable,
 )
 from transport.pacing import Pace
+from transport.rsync_silence import SilenceWatch
 
 # rsync(1), "EXIT VALUES"; what each means for us. A message on stderr that we know decides before this table does.
 EXIT_CODES: dict[int, tuple[type[LadingError], str]] = {
@@ -88,14 +89,20 @@ _TAIL_LINES = 40
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How an rsync ended: its exit code and the last lines of its standard error. `stopped`: we ended it ourselves."""
+    """How an rsync ended: its exit code and the last lines of its standard error.
+
+    `stopped`: we ended it for another rate. `silent_s`: we ended it because the other side had said nothing for so long.
+    """
 
     code: int
     stderr: str
     stopped: bool = False
+    silent_s: float = 0.0
 
     def error(self, doing: str) -> LadingError:
         """What went wrong, in our terms. `doing` says what we were doing, to what."""
+        if self.silent_s and self.code:
+            return Unreachable(f"{doing}: the other side said nothing for {self.silent_s:.0f} s, and rsync was ended")
         kind, meaning = EXIT_CODES.get(self.code, (UnexpectedFault, "rsync failed"))
         for pattern, known, words in MESSAGES:
             if re.search(pattern, self.stderr):
@@ -126,14 +133,16 @@ class Rsync:
         on_line: Callable[[bytes], None] | None = None,
         pace: Pace | None = None,
         hold: bool = False,
+        patience: float | None = None,
     ) -> Ended:
         """Run to the end in the folder `cwd`, with `names` NUL-separated on standard input.
 
         `hold`: standard input stays open after the names, until the end; a far side that reads it sees our death there.
 
         Every line of output goes to `on_line`. With a `pace` the program is ended as soon as the allowed rate is no longer the
-        one it was started with (`stopped`). Raises ConfigError when the program is not installed. Whatever is raised
-        here, also KeyboardInterrupt, the program and its ssh are gone afterwards.
+        one it was started with (`stopped`), and with `patience` after so many seconds without a byte from the other side. Raises
+        ConfigError when the program is not installed. Whatever is raised here, also KeyboardInterrupt, the program and its ssh
+        are gone afterwards.
         """
         argv = [self._program, *arguments]
         rate = pace.rate() if pace else None
@@ -152,17 +161,19 @@ class Rsync:
             for thread in threads:
                 thread.start()
             watch = _RateWatch(child, pace, rate)
-            for line in _lines(child):
-                if on_line:
-                    on_line(line)
-                watch.look()
+            # It ends rsync at once: its ssh, and rsync itself, may wait for room in a line that nobody empties.
+            with SilenceWatch(child.pid, patience, lambda: _signal(child, signal.SIGKILL)) as silence:
+                for line in _lines(child):
+                    if on_line:
+                        on_line(line)
+                    watch.look()
             code = _exit_code(child, threads[-1], self._grace)
             feeder.over.set()
             for thread in threads:
                 thread.join(self._grace)
             if feeder.failure:
                 raise feeder.failure
-            return Ended(code, b"\n".join(tail).decode("utf-8", "backslashreplace"), watch.stopped)
+            return Ended(code, b"\n".join(tail).decode("utf-8", "backslashreplace"), watch.stopped, silence.silent_s)
         finally:
             _end(child, self._grace)
             feeder.over.set()

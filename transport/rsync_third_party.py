@@ -139,6 +139,7 @@ class ThirdPartyRsync(RsyncTransport):
         on_line: Callable[[bytes], None],
         *,
         pace: Pace | None = None,
+        patience: float | None = None,  # noqa: ARG002 - the rsync over there receives, and knows silence when it meets it
     ) -> Ended:
         moved = _Moves()
 

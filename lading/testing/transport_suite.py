@@ -365,7 +365,8 @@ class TransportSuite(ListingSuite):
     def test_a_line_that_only_we_still_believe_in_is_given_up_and_can_be_finished(self, desk: Desk, site: Site) -> None:
         with proxied(site) as (proxy, changes):
             source = desk.plain(files=2)
-            trees.write(source, {"large": trees.noise(3, 30_000_000)})
+            # The rest goes into the buffers of the line: nobody notices by being unable to write.
+            trees.write(source, {"large": trees.noise(3, 16_000_000)})
             errand = desk.errand(source, changes).sealed()
             proxy.faults.lose_at = 15_000_000
 

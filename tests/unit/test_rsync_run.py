@@ -223,3 +223,25 @@ def _wait_for(condition) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_process_that_reads_nothing_any_more_is_ended(tmp_path):
+    sleeper = Rsync("sleep")
+
+    began = time.monotonic()
+    ended = sleeper.run(["60"], cwd=tmp_path, patience=2.0)
+
+    assert time.monotonic() - began < 20
+    assert ended.silent_s >= 2
+    error = ended.error("cannot carry x")
+    assert isinstance(error, Unreachable)
+    assert "said nothing for" in error.message
+
+
+def test_a_process_that_hears_something_now_and_then_is_left_alone(tmp_path):
+    (tmp_path / "talk").write_text("for i in 1 2 3 4; do sleep 1.5; echo $i; done")
+
+    hear = "mkfifo line; sh talk > line & while read x; do :; done < line"
+    ended = Rsync("sh").run(["-c", hear], cwd=tmp_path, patience=3.5)
+
+    assert (ended.code, ended.silent_s) == (0, 0.0)
