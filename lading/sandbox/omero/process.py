@@ -42,7 +42,8 @@ class SandboxOmero:
     with new passwords. `idle_ms`: sessions end after so many milliseconds without a call. `limits`: fields of
     `slots.Limits`. `glacier2`: clients connect to Debian's real glacier2router, which stands in front. `java`: images are
     read with Bio-Formats where it is installed; without it the start of a JVM is saved. `servants`: how many services one
-    session may hold open.
+    session may hold open. `one_core`: it stays on one core, where the system can see to that. Its interpreter runs one thread
+    at a time in any case, and whoever hands over to a thread on another core waits for that core.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class SandboxOmero:
         glacier2: bool = False,
         java: bool = True,
         servants: int = 10_000,
+        one_core: bool = False,
     ) -> None:
         self.root = root.resolve()
         self.root.mkdir(parents=True, exist_ok=True)
@@ -64,7 +66,7 @@ class SandboxOmero:
         accounts.write(self._accounts, self.people)
         self._tls, self._idle_ms, self._limits = tls, idle_ms, dict(limits or {})
         self._glacier2 = glacier2
-        self._java, self._servants = java, servants
+        self._java, self._servants, self._one_core = java, servants, one_core
         self._process: subprocess.Popen[bytes] | None = None
         self._port = port
         self._ports: dict[str, int] = {}
@@ -127,6 +129,7 @@ class SandboxOmero:
         argv += ["--parent", str(os.getpid())]
         argv += ["--limits", json.dumps(self._limits), "--servants", str(self._servants)]
         argv += ["--glacier2"] * self._glacier2 + ["--no-java"] * (not self._java)
+        argv += ["--one-core"] * self._one_core
         with self.log.open("ab") as out:
             self._process = subprocess.Popen(
                 argv,

@@ -44,6 +44,8 @@ def make_site(options: Options) -> Site:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line of `python -m lading.sandbox.omero`. Returns the exit code; 3 when it cannot start, e.g. a port is taken."""
     given = _parser().parse_args(argv)
+    if given.one_core and sys.platform == "linux":  # the threads that are still to come stay there too
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
         serve(_given(given), ready_file=given.ready_file, parent=given.parent)
@@ -116,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         "--no-java", action="store_true", help="read images without Bio-Formats, though it is installed"
     )
     parser.add_argument("--servants", type=int, default=SERVANTS_PER_SESSION, help="open services a session may have")
+    parser.add_argument("--one-core", action="store_true", help="run on one core only, with all threads (Linux)")
     parser.add_argument("--parent", type=int, default=0, help="end when this process, which started us, is gone")
     parser.add_argument("--ready-file", type=Path, help="written as JSON once it answers")
     return parser

@@ -140,19 +140,18 @@ class Store:
                 number = self._last[hierarchy] + 1
             self._last[hierarchy] = max(self._last[hierarchy], number)
             now = milliseconds()
-            return self.put(Record(cls, number, owner, group, now, now, dict(fields)))
+            return self._put(Record(cls, number, owner, group, now, now, dict(fields)))
 
     def put(self, record: Record) -> Record:
         """Replace the record of this id, or add it."""
         with self.transaction():
-            self._swap((model.root(record.cls), record.id), record)
-        return record
+            return self._put(record)
 
     def change(self, record: Record, **fields: Value) -> Record:
         """Set fields of the record as it is now in the store."""
         with self.transaction():
             current = self.get(record.cls, record.id) or record
-            return self.put(current.changed(milliseconds(), **fields))
+            return self._put(current.changed(milliseconds(), **fields))
 
     def delete(self, record: Record) -> None:
         """Remove this one record; what refers to it is the caller's business (see `delete.py`)."""
@@ -165,6 +164,10 @@ class Store:
             self._database.close()
 
     # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _put(self, record: Record) -> Record:
+        self._swap((model.root(record.cls), record.id), record)
+        return record
 
     def _swap(self, key: _Key, new: Record | None, *, undoing: bool = False) -> None:
         hierarchy, number = key
