@@ -64,11 +64,35 @@ def companion_set(folder: Path, name: str = "set", *, planes: int = 3, size: int
         f'SizeT="1"><Channel ID="Channel:0:0" SamplesPerPixel="1"/>{data}</Pixels></Image></OME>'
     )
     for z, file in enumerate(names):
-        xml = (
-            f'<?xml version="1.0" encoding="UTF-8"?><OME xmlns="{_SCHEMA}" UUID="{ids[z]}">'
-            f'<BinaryOnly MetadataFile="{companion}" UUID="{ids[-1]}"/></OME>'
-        )
-        tifffile.imwrite(folder / file, pixels(size, size, seed=z), description=xml, metadata=None)
+        _binary_only(folder / file, ids[z], companion, ids[-1], pixels(size, size, seed=z))
+    return [companion, *names]
+
+
+def plate_set(folder: Path, name: str = "plate", *, wells: int = 2, fields: int = 2, size: int = 32) -> list[str]:
+    """A plate of a high-content screen: one OME-TIFF for each field of each well, and the companion that describes the plate."""
+    companion, count = f"{name}.companion.ome", wells * fields
+    ids = [f"urn:uuid:{uuid.uuid4()}" for _ in range(count + 1)]
+    names = [f"{name}_w{number // fields}_f{number % fields}.ome.tif" for number in range(count)]
+    samples = [
+        f'<WellSample ID="WellSample:0:{n // fields}:{n % fields}" Index="{n}"><ImageRef ID="Image:{n}"/></WellSample>'
+        for n in range(count)
+    ]
+    plate = "".join(
+        f'<Well ID="Well:0:{well}" Row="0" Column="{well}">{"".join(samples[well * fields : (well + 1) * fields])}</Well>'
+        for well in range(wells)
+    )
+    images = "".join(
+        f'<Image ID="Image:{n}" Name="{file}"><Pixels ID="Pixels:{n}" DimensionOrder="XYZCT" Type="uint8" SizeX="{size}" '
+        f'SizeY="{size}" SizeZ="1" SizeC="1" SizeT="1"><Channel ID="Channel:{n}:0" SamplesPerPixel="1"/>'
+        f'<TiffData IFD="0" PlaneCount="1"><UUID FileName="{file}">{ids[n]}</UUID></TiffData></Pixels></Image>'
+        for n, file in enumerate(names)
+    )
+    _made(folder, companion).write_text(
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<OME xmlns="{_SCHEMA}" UUID="{ids[-1]}"><Plate ID="Plate:0" Name="{name}" '
+        f'Rows="1" Columns="{wells}">{plate}</Plate>{images}</OME>'
+    )
+    for number, file in enumerate(names):
+        _binary_only(folder / file, ids[number], companion, ids[-1], pixels(size, size, seed=number))
     return [companion, *names]
 
 
@@ -160,6 +184,15 @@ def ome_zarr(
     entry = f"{name}/{'.zattrs' if fmt == 2 else 'zarr.json'}"
     others = sorted(path.relative_to(folder).as_posix() for path in root.rglob("*") if path.is_file())
     return [entry, *(path for path in others if path != entry)]
+
+
+def _binary_only(path: Path, own: str, companion: str, of_companion: str, data: NDArray[np.uint8]) -> None:
+    """A TIFF that says only in which companion it is described."""
+    xml = (
+        f'<?xml version="1.0" encoding="UTF-8"?><OME xmlns="{_SCHEMA}" UUID="{own}">'
+        f'<BinaryOnly MetadataFile="{companion}" UUID="{of_companion}"/></OME>'
+    )
+    tifffile.imwrite(path, data, description=xml, metadata=None)
 
 
 def _made(folder: Path, name: str) -> Path:

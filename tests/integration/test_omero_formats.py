@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("omero", reason="omero-py is not installed: make omero")
 
+from lading.delivery import Parcel
 from lading.sandbox.omero import SandboxOmero
 from lading.testing import real_images
 from lading.testing.importer_suite import all_verified, bring_home
@@ -44,14 +45,36 @@ def world(sandbox: SandboxOmero, tmp_path: Path) -> Iterator[OmeroWorld]:
 def test_a_set_of_files_is_one_fileset_and_one_image(
     world: OmeroWorld, tmp_path: Path, write: Callable[[Path], list[str]], sizes: tuple[int, int, int]
 ) -> None:
+    parcel = parcel_of(world, tmp_path, write)
+
+    all_proven(world, parcel, create="dataset")
+
+    assert [tuple(one) for one in images_of_the_one_fileset(world, parcel)] == [sizes]
+
+
+def test_a_plate_of_many_files_is_one_fileset_and_hangs_on_its_screen(world: OmeroWorld, tmp_path: Path) -> None:
+    parcel = parcel_of(world, tmp_path, real_images.plate_set)
+
+    all_proven(world, parcel, create="all", screen="Screen of {project}")
+
+    wells = world.ask(
+        "select w.column, s.image.id from WellSample s join s.well w join w.plate p join p.screenLinks l"
+        " where l.parent.name = :name",
+        name=f"Screen of {world.project}",
+    )
+    assert sorted(column for column, _ in wells) == [0, 0, 1, 1]
+    assert len({image for _, image in wells}) == len(images_of_the_one_fileset(world, parcel)) == 4
+
+
+def parcel_of(world: OmeroWorld, tmp_path: Path, write: Callable[[Path], list[str]]) -> Parcel:
     made = tmp_path / "made"
     made.mkdir()
-    names = write(made)
-    parcel = world.parcel(images=0, files={name: (made / name).read_bytes() for name in names})
+    return world.parcel(images=0, files={name: (made / name).read_bytes() for name in write(made)})
+
+
+def all_proven(world: OmeroWorld, parcel: Parcel, **route: str) -> None:
     table = world.repository(world.login("carol", USERS["carol"])) | {"bioformats": {"use": "always"}}
-    importer = OmeroImporter.from_settings(
-        table, {"create": "dataset"}, inbox_root=world.inbox.root, state=world.folder / "state"
-    )
+    importer = OmeroImporter.from_settings(table, route, inbox_root=world.inbox.root, state=world.folder / "state")
 
     try:
         outcomes = bring_home(importer, parcel)
@@ -59,9 +82,12 @@ def test_a_set_of_files_is_one_fileset_and_one_image(
         importer.close()
 
     assert all_verified(outcomes, parcel), {path: one.how for path, one in outcomes.items()}
+
+
+def images_of_the_one_fileset(world: OmeroWorld, parcel: Parcel) -> list[list[object]]:
+    """The sizes of its images. All files of the delivery are in it."""
     like = f"{parcel.delivery.labels}/%"
-    filesets = world.ask("select e.fileset.id, e.clientPath from FilesetEntry e where e.clientPath like :p", p=like)
-    (fileset,) = {fileset for fileset, _ in filesets}
-    assert len(filesets) == len(names)
-    images = world.ask(f"select p.sizeZ, p.sizeC, p.sizeT from Pixels p join p.image i where i.fileset.id = {fileset}")
-    assert [tuple(one) for one in images] == [sizes]
+    entries = world.ask("select e.fileset.id, e.clientPath from FilesetEntry e where e.clientPath like :p", p=like)
+    (fileset,) = {fileset for fileset, _ in entries}
+    assert len(entries) == parcel.manifest.summary.files
+    return world.ask(f"select p.sizeZ, p.sizeC, p.sizeT from Pixels p join p.image i where i.fileset.id = {fileset}")
