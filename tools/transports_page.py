@@ -31,7 +31,8 @@ INTRODUCTION = """\
 
 A transport carries the files of one delivery into its slot in an inbox. A route names one in `[routes.NAME.transport]`;
 `kind` chooses it. The contract is `lading.ports.Transport`; `lading.testing.transport_suite.TransportSuite` proves it, over the
-real servers that are named below. `lading transports` shows what is installed, and what those of your routes can do.
+real servers that are named below. `lading transports` shows what is installed and what each can do, and what those of your routes
+can do as configured.
 """
 
 About = Mapping[str, Any]

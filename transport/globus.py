@@ -48,7 +48,7 @@ _SAMPLE = 20
 
 
 class GlobusTransport:
-    """A transport whose bytes do not pass through the caller. One object may carry several deliveries at a time."""
+    """Globus: between two collections, past this machine. One object may carry several deliveries at a time."""
 
     place_type = GlobusSource
 

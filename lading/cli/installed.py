@@ -1,7 +1,9 @@
 """What can be plugged in here: `lading transports`."""
 
 import dataclasses
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 import click
 from rich.text import Text
@@ -9,10 +11,11 @@ from rich.text import Text
 from lading.assembly import make_transport
 from lading.cli import output
 from lading.cli.context import App, json_option, pass_app
-from lading.config import Config
+from lading.config import Config, relative_to
 from lading.errors import ConfigError, LadingError
-from lading.ports import TransportTraits
+from lading.ports import Transport, TransportTraits
 from lading.registry import names, part
+from transport.examples import EXAMPLES
 
 _GROUP = "lading.transports"
 _WORDS = {
@@ -25,11 +28,26 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """An installed transport: its first line about itself, or what it `needs` before it can be used."""
+    """An installed transport: its first line about itself, or what it `needs` before it can be used.
+
+    `traits`: with the smallest settings there are; None for a plug-in that only its routes can tell of. `fetches`: a route can
+    fetch by it, too.
+    """
 
     name: str
     summary: str
     needs: str = ""
+    traits: TransportTraits | None = None
+    fetches: bool = False
+
+    def as_dict(self) -> dict[str, output.Json]:
+        """name, summary, needs, traits (name → true or false), fetches."""
+        told: dict[str, output.Json] = {"name": self.name, "summary": self.summary, "needs": self.needs}
+        return told | {"traits": _flags(self.traits), "fetches": self.fetches}
+
+    def words(self) -> str:
+        """For people."""
+        return ", ".join([*_words(self.traits), *(["can be fetched from"] if self.fetches else [])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,29 +61,29 @@ class OfRoute:
 
     def as_dict(self) -> dict[str, output.Json]:
         """route, kind, traits (name → true or false), error."""
-        told = dataclasses.asdict(self.traits) if self.traits else {}
-        flags = {name: value for name, value in told.items() if isinstance(value, bool)}
-        return {"route": self.route, "kind": self.kind, "traits": flags, "error": self.error}
+        return {"route": self.route, "kind": self.kind, "traits": _flags(self.traits), "error": self.error}
 
     def words(self) -> str:
         """For people."""
-        return ", ".join(word for name, word in _WORDS.items() if getattr(self.traits, name, False)) or self.error
+        return ", ".join(_words(self.traits)) or self.error
 
 
 @click.command()
 @json_option
 @pass_app
 def transports(app: App, as_json: bool) -> None:
-    """The transports that are installed, and what those of your routes can do."""
+    """The transports that are installed and what they can do, and what those of your routes can do as configured."""
     kinds = [_kind(name) for name in names(_GROUP)]
     routes = _routes(app)
     if as_json:
-        output.answer({"transports": [asdict(kind) for kind in kinds], "routes": [route.as_dict() for route in routes]})
+        output.answer(
+            {"transports": [kind.as_dict() for kind in kinds], "routes": [route.as_dict() for route in routes]}
+        )
         return
     ready = Text("ready", style="green")
     output.table(
-        ["transport", "carries", ""],
-        [[kind.name, kind.summary, kind.needs or ready] for kind in kinds],
+        ["transport", "carries", "can", ""],
+        [[kind.name, kind.summary, kind.words(), kind.needs or ready] for kind in kinds],
         whole=["transport"],
     )
     if routes:
@@ -78,7 +96,26 @@ def _kind(name: str) -> Kind:
         found = part(_GROUP, name, where=f"transport {name}")
     except ConfigError as exc:
         return Kind(name, "", exc.next_command or exc.message)
-    return Kind(name, (found.__doc__ or "").strip().partition("\n")[0])
+    # What is inherited is another kind's.
+    fetches = "place_type" in vars(found)
+    return Kind(name, (found.__doc__ or "").strip().partition("\n")[0], "", _traits(name, found), fetches)
+
+
+def _traits(name: str, found: object) -> TransportTraits | None:
+    if name not in EXAMPLES:
+        return None
+    with relative_to(Path.cwd()):
+        made = cast("Transport", found.from_settings(EXAMPLES[name], state=Path.cwd()))  # type: ignore[attr-defined]  # the role of a part's class
+    return made.traits
+
+
+def _flags(traits: TransportTraits | None) -> dict[str, output.Json]:
+    told = dataclasses.asdict(traits) if traits else {}
+    return {name: value for name, value in told.items() if isinstance(value, bool)}
+
+
+def _words(traits: TransportTraits | None) -> list[str]:
+    return [word for name, word in _WORDS.items() if getattr(traits, name, False)]
 
 
 def _routes(app: App) -> list[OfRoute]:

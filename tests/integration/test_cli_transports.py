@@ -28,6 +28,23 @@ def test_transports_are_listed_without_any_settings(tmp_path: Path) -> None:
     assert {"local", "rsync", "sftp", "s3", "webdav"} <= {line.split()[0] for line in found.stdout.splitlines() if line}
 
 
+def test_what_each_can_do_is_told_before_there_is_a_route(tmp_path: Path) -> None:
+    found = {kind["name"]: kind for kind in json.loads(ask(tmp_path, "transports", "--json").stdout)["transports"]}
+
+    flags = {"resumes", "keeps_mtime", "lists_on_the_way", "third_party"}
+    assert {name for name, kind in found.items() if set(kind["traits"]) != flags} == set()
+    assert {name for name, kind in found.items() if kind["traits"]["third_party"]} == {"globus", "rsync-third-party"}
+    assert not {"local", "robocopy", "globus"} & {name for name, kind in found.items() if kind["traits"]["resumes"]}
+    assert {name for name, kind in found.items() if not kind["traits"]["keeps_mtime"]} == {"s3"}
+    assert {"rsync", "sftp", "ftps", "s3", "webdav", "globus"} <= {
+        name for name, kind in found.items() if kind["fetches"]
+    }
+    assert not [name for name in ("local", "rsync-third-party", "robocopy") if found[name]["fetches"]]
+    words = " ".join(ask(tmp_path, "transports").stdout.split())
+    assert "continues inside" in words
+    assert not list(tmp_path.iterdir()), "nothing is made"
+
+
 def test_what_the_routes_can_do_is_told_and_a_mistake_is_named(tmp_path: Path) -> None:
     (tmp_path / "lading.toml").write_text(SETTINGS)
 
