@@ -1,4 +1,4 @@
-"""A partner's folder is fetched on a schedule and ends in the repository; by hand it is one command. Over a real sshd (S21)."""
+"""A partner's folder (of a Nextcloud, and behind a real sshd) is fetched on a schedule and ends in the repository (S21)."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lading.testing import trees
+from lading.testing.dav_servers import DavServer, nextcloud
 from lading.testing.dicom import write_series
 from lading.testing.facility import Facility, mail_tables
 from lading.testing.mailserver import MailServer
@@ -37,8 +38,39 @@ known_hosts = "{server.known_hosts}"
 """
 
 
+def _cloud_table(server: DavServer, ca: Path, more: str) -> str:
+    return f"""
+[routes.mri.fetch]
+kind = "webdav"
+url = "{server.url}/partner"
+user = "{server.user}"
+password = "file:{server.password_file}"
+ca = "{ca}"
+{more}
+"""
+
+
+@pytest.fixture(params=["nextcloud", "sftp"])
+def table_of(request, tmp_path):
+    """What makes the settings that fetch from the partner's folder, at a server of each kind."""
+    (tmp_path / "partner").mkdir()
+    if request.param == "sftp":
+        with sshd(tmp_path / "ssh") as server:
+            yield lambda more: _fetch_table(server, tmp_path / "partner", more)
+        return
+    pytest.importorskip("trustme", reason="trustme is not installed (extra: dev)")
+    from lading.testing.certificates import certificates
+
+    tls = certificates(tmp_path / "tls")
+    (tmp_path / "files").mkdir()
+    (tmp_path / "partner").rename(tmp_path / "files" / "partner")
+    (tmp_path / "partner").symlink_to(tmp_path / "files" / "partner")
+    with nextcloud(tmp_path / "nextcloud", tmp_path / "files", tls) as cloud:
+        yield lambda more: _cloud_table(cloud, tls.ca, more)
+
+
 @pytest.mark.slow
-def test_s21_a_partners_folder_is_fetched_and_verified_and_what_is_odd_is_told(make_site, tmp_path, partner) -> None:
+def test_s21_a_partners_folder_is_fetched_and_verified_and_what_is_odd_is_told(make_site, tmp_path, table_of) -> None:
     remote = tmp_path / "partner"
     session = remote / "DEMO" / "sub-001" / "MR1"
     write_series(session, 6)
@@ -48,9 +80,7 @@ def test_s21_a_partners_folder_is_fetched_and_verified_and_what_is_odd_is_told(m
     last = write_series(growing, 3, participant="sub-002", session="MR2")[-1]
     content = last.read_bytes()
     last.write_bytes(content[:1])
-    site: Facility = make_site(
-        checks=_fetch_table(partner, remote, "quiet = 1\nevery = 0.5\ndeadline_days = 7\nwarn_days = 7")
-    )
+    site: Facility = make_site(checks=table_of("quiet = 1\nevery = 0.5\ndeadline_days = 7\nwarn_days = 7"))
     done = threading.Event()
 
     def grow() -> None:
@@ -86,6 +116,10 @@ def test_s21_a_partners_folder_is_fetched_and_verified_and_what_is_odd_is_told(m
     assert "fetched 2 of 2 remote folders" in words
     assert "conflict-copy, empty-file" in words
     assert len(os.listdir(session)) == 8, "the source is only read"
+    assert site.xnat("GET", "counts")["archived_objects"] == 6 + 3, "neither the conflict copy nor the empty file"
+    published = site.inbox / "DEMO" / "sub-001" / "MR1"
+    assert sorted(path.name for path in published.iterdir()) == [f"{number:04}.dcm" for number in range(1, 7)]
+    assert (site.inbox / "DEMO" / "sub-002" / "MR2" / last.name).read_bytes() == content
 
 
 @pytest.mark.slow
