@@ -102,16 +102,16 @@ def _as_www_data() -> list[str]:
 
 
 @contextlib.contextmanager
-def wsgidav(folder: Path, served: Path, tls: Certificates) -> Iterator[DavServer]:
-    """WsgiDAV, serving `served` over https; logs in `folder`."""
+def wsgidav(folder: Path, served: Path, tls: Certificates | None) -> Iterator[DavServer]:
+    """WsgiDAV, serving `served` over https, or over http without `tls`; logs in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    described = _described(folder, f"https://127.0.0.1:{port}", port)
+    described = _described(folder, f"{'https' if tls else 'http'}://127.0.0.1:{port}", port)
     settings = {
         "port": port,
         "folder": str(served),
-        "cert": str(tls.cert),
-        "key": str(tls.key),
+        "cert": str(tls.cert) if tls else "",
+        "key": str(tls.key) if tls else "",
         "user": USER,
         "password": PASSWORD,
     }

@@ -10,7 +10,7 @@ from wsgidav.wsgidav_app import WsgiDAVApp
 
 
 def main(settings: str) -> None:
-    """Serve until we are ended. The file has port, folder, cert, key, user, password."""
+    """Serve until we are ended. The file has port, folder, cert and key (empty: no TLS), user, password."""
     asked = json.loads(Path(settings).read_text(encoding="utf-8"))
     app = WsgiDAVApp(
         {
@@ -24,7 +24,8 @@ def main(settings: str) -> None:
         }
     )
     server = wsgi.Server(("127.0.0.1", asked["port"]), app, numthreads=8, timeout=30)
-    server.ssl_adapter = BuiltinSSLAdapter(asked["cert"], asked["key"])
+    if asked["cert"]:
+        server.ssl_adapter = BuiltinSSLAdapter(asked["cert"], asked["key"])
     server.start()
 
 
