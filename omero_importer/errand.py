@@ -7,13 +7,13 @@ from functools import partial
 from lading.delivery import Parcel
 from lading.errors import Refused, TargetUnavailable
 from lading.ports import Journal, NoProgress, Progress
-from omero_importer import annotations, attachments, graphs, holdings, uploads
+from omero_importer import annotations, attachments, graphs, holdings, placing, uploads
 from omero_importer.annotations import Mark
 from omero_importer.cli_import import CliEngine
 from omero_importer.decided import lies_here
 from omero_importer.filesets import Engine, FilesetPlan, FilesetRecord, FilesetsDecision, Place
 from omero_importer.holdings import ClientName, HeldFileset, Matching
-from omero_importer.ice import ParametersI, model, unloaded, unwrap
+from omero_importer.ice import ParametersI, unwrap
 from omero_importer.ice_import import IceEngine
 from omero_importer.import_end import running_import
 from omero_importer.session import Connection
@@ -118,6 +118,7 @@ class Errand:
             self._demand_copy(path for path in self.decision.attachments if attaching.name(path) not in there)
         self.sent.files += attaching.fill(self.decision.attachments, [mark.delivery for mark in ours], self.progress)
         self._describe(connection, place, images)
+        placing.demand_belonging(connection, place, self.parcel.delivery.labels, self.decision.filesets, images)
         return place
 
     def _bring_filesets(self, connection: Connection, place: Place, ours: Sequence[Mark]) -> dict[str, tuple[int, ...]]:
@@ -183,10 +184,10 @@ class Errand:
         return bool(found.images)
 
     def _mend(self, connection: Connection, place: Place, found: HeldFileset, plan: FilesetPlan) -> None:
-        """A Fileset that is there: link its images where they belong, and bring back files that its disk has lost."""
+        """A Fileset that is there: link its images or plates where they belong, and bring back files that its disk has lost."""
         astray = sorted(found.images - found.linked)
-        if astray and place.kind == "Dataset":
-            connection.updates.saveArray([_link(place.id, image) for image in astray])
+        if astray:
+            placing.put_back(connection, place, astray)
         if not self.route.reread:
             return
         paths = {ClientName(place.prefix)(path): path for path in plan.files}
@@ -244,9 +245,3 @@ class Errand:
 
 def _has_content(connection: Connection, mark: Mark) -> bool:
     return bool(holdings.fileset_ids(connection, [mark.id])) or attachments.are_there(connection, mark.delivery)
-
-
-def _link(dataset: int, image: int) -> "model.DatasetImageLinkI":
-    new = model.DatasetImageLinkI()
-    new.parent, new.child = unloaded("Dataset", dataset), unloaded("Image", image)
-    return new

@@ -97,8 +97,8 @@ class RouteSettings:
     """What to do with the deliveries of one route.
 
     `engine`: "ice" imports by itself, "cli" has `omero import` do it.
-    Templates take {project}, {participant}, {session}. `project`, `dataset`: where images go; with `screen` set, plates and
-    images go there instead, and neither project nor dataset is used. `create`: "all" makes what is missing, "dataset" wants
+    Templates take {project}, {participant}, {session}. `project`, `dataset`: where images go; with `screen` set, plates
+    go there instead, and neither project nor dataset is used. `create`: "all" makes what is missing, "dataset" wants
     the project to be there (a mistyped label then makes no new project), "none" wants both.
     `group`: the OMERO group, "" is the account's own. `owner`: whose the data shall be: a user name or template, "" is the
     account's own user, and "{sender}" whoever the delivery's papers say has sent it; `owners` and `groups` map what the

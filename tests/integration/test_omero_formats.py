@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("omero", reason="omero-py is not installed: make omero")
 
 from lading.delivery import Parcel
+from lading.errors import Refused
 from lading.sandbox.omero import SandboxOmero
 from lading.testing import real_images
 from lading.testing.importer_suite import all_verified, bring_home
@@ -64,6 +65,30 @@ def test_a_plate_of_many_files_is_one_fileset_and_hangs_on_its_screen(world: Ome
     )
     assert sorted(column for column, _ in wells) == [0, 0, 1, 1]
     assert len({image for _, image in wells}) == len(images_of_the_one_fileset(world, parcel)) == 4
+
+
+def test_a_plate_in_a_route_for_images_is_refused_and_hangs_on_its_screen_once_the_route_has_one(
+    world: OmeroWorld, tmp_path: Path
+) -> None:
+    parcel = parcel_of(world, tmp_path, real_images.plate_set)
+
+    for _ in range(2):
+        with pytest.raises(Refused, match=r"plate\.companion\.ome is a plate"):
+            all_proven(world, parcel, create="dataset")
+
+    images = "select l.id from DatasetImageLink l join l.child i join l.parent d join d.projectLinks p where p.parent.name = :name"
+    assert world.ask(images, name=world.project) == []  # a field of a well is no image of a dataset
+    all_proven(world, parcel, create="all", screen="Screen of {project}")
+    assert len(images_of_the_one_fileset(world, parcel)) == 4  # which was not sent again
+
+
+def test_an_image_in_a_route_for_plates_is_refused(world: OmeroWorld, tmp_path: Path) -> None:
+    parcel = parcel_of(world, tmp_path, real_images.png)
+
+    with pytest.raises(Refused, match=r"overview\.png is on no plate"):
+        all_proven(world, parcel, create="all", screen="Screen of {project}")
+
+    all_proven(world, parcel, create="dataset")
 
 
 def parcel_of(world: OmeroWorld, tmp_path: Path, write: Callable[[Path], list[str]]) -> Parcel:
