@@ -241,6 +241,19 @@ def test_a_full_disk_closes_the_valve(world: OmeroWorld) -> None:
         importer.probe()
 
 
+def test_an_import_that_waits_for_a_background_slot_closes_the_valve_and_goes_on(world: OmeroWorld) -> None:
+    world.valve["first_pause"] = world.valve["longest_pause"] = 600.0
+    world.valve["verify_wait"] = 0.3
+    importer, other, parcel = world.importer(), world.importer(), world.parcel(images=1)
+    world.sandbox.faults(slow=["verifyUpload=1.5"])
+
+    record = carry_out(importer, parcel)
+
+    with pytest.raises(TargetUnavailable, match="waited longer than 0.3 s for one of its background slots"):
+        other.probe()
+    assert all_verified(by_path(importer.verify(parcel, record)), parcel)
+
+
 def test_a_server_that_stays_busy_closes_the_valve(world: OmeroWorld) -> None:
     world.valve["first_pause"] = world.valve["longest_pause"] = 600.0
     parcel = world.parcel(images=1)
