@@ -14,7 +14,9 @@ from lading.sandbox.omero import SandboxOmero
 from lading.testing.omero_facility import people
 
 CONTRACT = Path(__file__).parents[1] / "contract" / "omero"
-MODULES = ("test_sessions.py", "test_objects.py", "test_delete.py", "test_import.py")
+MODULES = tuple(
+    f"test_{name}.py" for name in ("sessions", "objects", "delete", "import", "clients", "permissions", "rejoining")
+)
 
 
 @pytest.mark.slow
