@@ -111,8 +111,8 @@ class _Run:
         from omero_importer.client_paths import client_path  # noqa: PLC0415
         from omero_importer.ice import unloaded  # noqa: PLC0415
 
-        kind, _, number = self._options.target.partition(":")
-        settings = {"userSpecifiedTarget": unloaded(kind, int(number))}
+        kind, _, number = (self._options.target or "").partition(":")
+        settings = {"userSpecifiedTarget": unloaded(kind, int(number))} if kind else {}
         contents = {client_path(path.absolute()): path.read_bytes() for path in used}
         ours = Importing(client, contents, settings=settings).announce()
         if self._faults.get("die_before") == self._filesets:

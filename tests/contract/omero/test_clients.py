@@ -2,11 +2,14 @@
 
 import contextlib
 import json
+import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from lading.testing import java_double, real_images
 from lading.testing.omero_command import OmeroCommand
 from lading.testing.omero_server import Login, OmeroServer
 
@@ -119,6 +122,32 @@ def test_ezomero_posts_and_finds(gateway: "BlitzGateway", name: str):
     assert ezomero.get_image_ids(gateway, dataset=dataset) == []
     ezomero.put_map_annotation(gateway, annotation, {"k": "w"})
     assert ezomero.get_map_annotation(gateway, annotation) == {"k": "w"}
+
+
+@pytest.mark.parametrize("omero_kind", ["ssl"], indirect=True)
+def test_ezomero_imports_lists_and_deletes(
+    stand_in: OmeroServer, gateway: "BlitzGateway", name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It runs OMERO's own `omero import`; only the Java program behind that is a double."""
+    ezomero = pytest.importorskip("ezomero")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)  # `omero` refuses root, which tests may be
+    jars = java_double.install(tmp_path / "java")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'java'}{os.pathsep}{os.environ['PATH']}")
+    (file,) = real_images.tiff(tmp_path, f"{name}.tif", size=24)
+
+    images = ezomero.ezimport(
+        gateway, str(tmp_path / file), name, name + "-d", ann={"k": "v"}, ns=name, clientdir=str(jars)
+    )
+
+    (project,) = gateway.getObjects("Project", attributes={"name": name})
+    (dataset,) = ezomero.get_dataset_ids(gateway, project=project.getId())
+    assert images == ezomero.get_image_ids(gateway, dataset=dataset)
+    image = gateway.getObject("Image", images[0])
+    assert (image.getName(), image.getSizeX(), image.getSizeY()) == (file, 24, 24)
+    (pairs,) = ezomero.get_map_annotation_ids(gateway, "Image", images[0], ns=name)
+    assert ezomero.get_map_annotation(gateway, pairs) == {"k": "v"}
+    gateway.deleteObjects("Image", images, wait=True)
+    assert ezomero.get_image_ids(gateway, dataset=dataset) == []
 
 
 # -- the omero command -----------------------------------------------------------------------------------------------------
