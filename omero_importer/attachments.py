@@ -92,6 +92,8 @@ class Attaching:
         entry = self.source.entries[name]
         if found is not None and (self._is_whole(found, entry) or not self.source.root.is_dir()):
             return False  # or withdrawn: there is nothing to send, and reading back says what is the matter
+        if found is not None and found.checksum:
+            uploads.demand_unchanged(partial(self.source.opened, name), entry)
         self._send(found.file if found is not None else self._announce(name, entry), name, entry, progress)
         return True
 

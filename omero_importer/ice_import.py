@@ -292,6 +292,7 @@ class IceEngine:
                 raise
             except omero.ChecksumValidationException as exc:
                 failing = sorted(exc.failingChecksums)
+                self._demand_unchanged(upload, failing)
                 if sending == _SENDINGS:
                     names = [upload.plan.files[index] for index in failing]
                     raise TargetUnavailable(
@@ -305,6 +306,11 @@ class IceEngine:
                 upload.asked = False  # it was refused: nothing is being imported
                 self._send_missing(upload, threading.Semaphore(self.route.uploads), NoProgress())
         raise AssertionError("unreachable")
+
+    def _demand_unchanged(self, upload: UploadUnderway, failing: Sequence[int]) -> None:
+        """Where the manifest has OMERO's checksum, nothing was hashed while it was sent. Raises Corrupted."""
+        for name in (upload.plan.files[index] for index in failing):
+            uploads.demand_unchanged(partial(self.source.opened, name), self.source.entries[name])
 
     def _failed(self, answer: "cmd.ERR", fileset: int, doing: str) -> NoReturn:
         # The server keeps the Fileset of a failed import, with its files and without an image, for ever.

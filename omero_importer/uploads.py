@@ -28,6 +28,7 @@ Sending: TypeAlias = Generator[None, None, str]
 _UNDER_WAY = 3
 """Messages of one file on their way: enough to hide the way there and back, and to read while OMERO writes."""
 _ATTEMPTS = 3
+_BLOCK = 1 << 20
 _SLOWEST_HASH = 20_000_000
 """On close the server reads the whole file again; no disk of a server is slower than so many bytes a second."""
 
@@ -181,6 +182,19 @@ def _arrived(store: "omero.api.RawFileStorePrx", result: "Ice.AsyncResult", cont
         else:
             break
     return len(content)
+
+
+def demand_unchanged(file: Callable[[], BufferedReader], entry: Entry) -> None:
+    """Our copy of what a server stored otherwise is what the manifest says. Raises Corrupted: then it is no fault of the server."""
+    digest = hashlib.sha256()
+    try:
+        with file() as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+    except (OSError, ValueError) as exc:
+        raise changed(entry) from exc
+    if digest.hexdigest() != entry.sha256:
+        raise changed(entry)
 
 
 def changed(entry: Entry, doing: str = "sending") -> Corrupted:

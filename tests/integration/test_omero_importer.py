@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("omero", reason="omero-py is not installed: make omero")
 
 from lading.delivery import Outcome, Parcel
-from lading.errors import AccessDenied, LadingError, Refused, TargetUnavailable
+from lading.errors import AccessDenied, Corrupted, Refused, TargetUnavailable
 from lading.sandbox.omero import SandboxOmero
 from lading.testing.importer_suite import MemoryJournal, all_verified, bring_home, by_path, carry_out
 from lading.testing.omero_world import USERS, OmeroWorld, running_omero
@@ -98,19 +98,40 @@ def test_a_server_that_cannot_store_a_file_is_not_believed(world: OmeroWorld) ->
     at_home(world, importer, parcel)
 
 
-def test_a_parcel_that_changed_in_the_inbox_is_not_imported(world: OmeroWorld) -> None:
+@pytest.mark.parametrize("checksum", ["", "CRC-32"])
+def test_a_parcel_that_changed_in_the_inbox_is_not_imported_and_the_server_is_not_blamed(
+    world: OmeroWorld, checksum: str
+) -> None:
     parcel = world.parcel(images=1)
-    importer = world.importer(checksum="CRC-32")
+    importer = world.importer(checksum=checksum)
     (entry,) = parcel.manifest
-    path = parcel.root / entry.path
+    spoil(parcel, entry.path)
+
+    with pytest.raises(Corrupted, match="not what its manifest says") as raised:
+        carry_out(importer, parcel)
+
+    assert raised.value.paths == (entry.path,)
+    assert [row[1] for row in filesets(world, parcel)] in ([], [0])
+
+
+def test_an_attachment_that_changed_in_the_inbox_is_not_taken_for_the_servers_fault(world: OmeroWorld) -> None:
+    parcel = world.parcel(images=1, companions=["a.txt"])
+    importer = world.importer()
+    spoil(parcel, "a.txt")
+    outcomes = by_path(importer.verify(parcel, carry_out(importer, parcel)))
+
+    with pytest.raises(Corrupted, match=r"a\.txt"):
+        carry_out(importer, parcel)
+
+    assert outcomes["a.txt"].outcome is Outcome.MISMATCH
+
+
+def spoil(parcel: Parcel, name: str) -> None:
+    """As a disk does that forgets: another bit, nothing else."""
+    path = parcel.root / name
     path.chmod(0o644)
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-
-    with pytest.raises(LadingError, match="not what its manifest says"):
-        carry_out(importer, parcel)
-
-    assert [row[1] for row in filesets(world, parcel)] in ([], [0])
 
 
 # -- what goes wrong on the way -----------------------------------------------------------------------------------------
