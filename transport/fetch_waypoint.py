@@ -20,9 +20,10 @@ from lading.seal import MAX_SEAL_BYTES, PAPERS, SEAL_NAME, Seal, read_seal
 from transport.bodies import FileBody, Folder, SmallBody
 from transport.fetch_asking import Asking
 from transport.fetch_files import Bringing, hash_here
+from transport.fetch_foreign import still_answers
 from transport.fetch_ledger import Ledger, Progressing, Remembered, changed
 from transport.fetch_look import HostileName, folders_in, refused
-from transport.fetching import Fetching, still_answers
+from transport.fetching import Fetching
 from transport.foreign import TARGET, translating
 from transport.landing import Landing
 from transport.pacing import Unpaced
