@@ -88,6 +88,19 @@ def test_omeros_session_store_is_used_and_the_session_lives_on(omero: OmeroComma
     assert open_sessions(sandbox, "bob") == 1
 
 
+def test_a_new_session_is_made_on_wish(omero: OmeroCommand, sandbox: SandboxOmero) -> None:
+    assert omero.run("login", *login(sandbox, "bob")).returncode == 0
+    before = open_sessions(sandbox, "bob")
+
+    again = omero.run("transport", *login(sandbox, "bob"), "doctor", "--json")
+    new = omero.run("transport", "-C", *login(sandbox, "bob"), "doctor", "--json")
+
+    assert repository(again.stdout)["level"] == repository(new.stdout)["level"] == "ok", new.stdout + new.stderr
+    assert "Using session for bob@" in again.stderr
+    assert "Created session for bob@" in new.stderr
+    assert open_sessions(sandbox, "bob") == before + 1
+
+
 def test_a_session_key_is_enough_and_is_not_shown(omero: OmeroCommand, sandbox: SandboxOmero) -> None:
     assert omero.run("login", *login(sandbox, "carol")).returncode == 0
     key = omero.run("sessions", "key").stdout.strip()
