@@ -4,6 +4,7 @@ An importer writes it (`valves/NAME.json`); whoever wants to know reads it. A re
 """
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -14,6 +15,7 @@ from lading.locks import FileLock
 FOLDER = "valves"
 OPEN, CLOSED, AJAR = "open", "closed", "ajar"
 _MOST_COUNTED = 64
+_LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +63,17 @@ def read_state(file: Path) -> ValveState | None:
 
 
 @contextmanager
-def counted(file: Path) -> Iterator[None]:
-    """The block is an import that is under way at the server whose valve is `file`: it counts until it ends, however that is."""
-    marks = (FileLock(file.with_name(f".{file.stem}.import-{number}")) for number in range(_MOST_COUNTED))
-    mark = next((mark for mark in marks if mark.acquire()), None)
+def counted(file: Path, most: int = _MOST_COUNTED, *, patience: float = 0.0) -> Iterator[bool]:
+    """The block is an import that is under way at the server whose valve is `file`: it counts until it ends, however that is.
+
+    Of `most` at once; a further one waits its turn for `patience` seconds, and does not count (False) if none has come by then.
+    """
+    marks = [FileLock(file.with_name(f".{file.stem}.import-{number}")) for number in range(min(most, _MOST_COUNTED))]
+    until = time.monotonic() + patience
+    while (mark := next((mark for mark in marks if mark.acquire()), None)) is None and time.monotonic() < until:
+        time.sleep(_LOOK_S)
     try:
-        yield
+        yield mark is not None
     finally:
         if mark is not None:
             mark.release()

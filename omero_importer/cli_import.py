@@ -83,9 +83,9 @@ class CliEngine:
     def _run_each(self, command: OmeroImport, plans: Sequence[FilesetPlan], place: Place) -> Said:
         # The table of a bulk import has a line for each path: names with a line break have one Java process together.
         plain = [plan for plan in plans if plan.entry.isprintable()]
+        if len(plain) < len(plans):
+            return self._run(command, plans, place)
         with self.valve.import_under_way():
-            if len(plain) < len(plans):
-                return self._run(command, plans, place)
             return command.run_bulk(self._options(place), self._entries(plans), self._patience(plans))
 
     def _entries(self, plans: Sequence[FilesetPlan]) -> list[Path]:

@@ -40,9 +40,11 @@ class ValveSettings:
     The valve closes when `verifyUpload` waits longer than `verify_wait`, when a query to its database takes longer than
     `database_wait`, or `database_factor` times as long as it usually does, or when less than `free_gb` of its disk is free.
     It stays closed for `first_pause`, twice as long each time, up to `longest_pause`; then imports pass one at a time until
-    `calm` of them went well.
+    `calm` of them went well. `slots`: imports at once, from `verifyUpload` to their end, over all workers of this machine; where
+    the repository's `imports` lets more deliveries in, those upload in the meantime.
     """
 
+    slots: int = 2
     verify_wait: float = 30.0
     database_wait: float = 2.0
     database_factor: float = 5.0
@@ -176,6 +178,10 @@ def repository_settings(
             f"{where}.keep_alive = {found.keep_alive:g}: OMERO's client gives no sign of life more often than every "
             f"{_KEEP_ALIVE_S} s",
             next_command=_DOCTOR,
+        )
+    if found.valve.slots < 1:
+        raise ConfigError(
+            f"{where}.valve.slots = {found.valve.slots}: no import could ever begin", next_command=_DOCTOR
         )
     port = found.port or (DEFAULT_PORT if found.plain == "no" else DEFAULT_PORT - 1)
     return attrs.evolve(found, port=port), in_hand

@@ -103,26 +103,33 @@ class Valve:
 
     @contextmanager
     def import_under_way(self, *, patience: float = 0.0) -> Iterator[None]:
-        """Around an import, from asking for it to its end. While the valve is ajar, one at a time passes.
+        """Around an import, from asking for it to its end: of `slots` over all processes. While the valve is ajar, one passes.
 
         What is uploaded already is worth waiting for, up to `patience` seconds. Raises TargetUnavailable.
         """
         self._wait_until_open(patience)
-        ajar = self.state().position(self._clock()) == AJAR
-        if ajar and not self._passage.acquire(patience=max(patience, self._settings.verify_wait)):
-            raise TargetUnavailable(
-                f"importing into {self.name}: the server is recovering, and one import at a time passes",
-                safe="The files are in the inbox.",
-                next_command="lading status",
-            )
-        try:
-            with counted(self._file):
+        turn = max(patience, self._settings.verify_wait)
+        with counted(self._file, self._settings.slots, patience=turn) as counts:
+            if not counts:
+                raise self._not_yet(
+                    f"{self._settings.slots} imports are under way (valve.slots), and none of them ends"
+                )
+            self._wait_until_open(patience)
+            ajar = self.state().position(self._clock()) == AJAR
+            if ajar and not self._passage.acquire(patience=turn):
+                raise self._not_yet("the server is recovering, and one import at a time passes")
+            try:
                 yield
-        finally:
-            if ajar:
-                self._passage.release()
+            finally:
+                if ajar:
+                    self._passage.release()
         if ajar:
             self._went_well()
+
+    def _not_yet(self, why: str) -> TargetUnavailable:
+        return TargetUnavailable(
+            f"importing into {self.name}: {why}", safe="The files are in the inbox.", next_command="lading status"
+        )
 
     @contextmanager
     def watching(self) -> Iterator[None]:

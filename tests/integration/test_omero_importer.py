@@ -1,6 +1,8 @@
 """What only the OMERO importer does, against the stand-in: checksums, what goes wrong on the way, sparing the server."""
 
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -270,7 +272,7 @@ def test_an_import_that_waits_for_a_background_slot_closes_the_valve_and_goes_on
 
     record = carry_out(importer, parcel)
 
-    with pytest.raises(TargetUnavailable, match="waited longer than 0.3 s for one of its background slots"):
+    with pytest.raises(TargetUnavailable, match=r"waited longer than 0\.3 s for one of its background slots"):
         other.probe()
     assert all_verified(by_path(importer.verify(parcel, record)), parcel)
 
@@ -301,6 +303,28 @@ def test_one_import_at_a_time_is_under_way(world: OmeroWorld) -> None:
     use = world.sandbox.do("use")
     assert isinstance(use, dict)
     assert use["background"]["peak"] == 1
+
+
+def test_a_delivery_is_uploaded_while_another_holds_the_only_slot(world: OmeroWorld) -> None:
+    world.valve["slots"] = 1
+    parcels = [world.parcel("MR1", images=1), world.parcel("MR2", images=1)]
+    asked = world.sandbox.count("ImportProcess.verifyUpload")
+    stored = world.sandbox.records("FilesetEntry") + len(parcels)
+    world.sandbox.faults(hold_at=["1"])
+    with ThreadPoolExecutor(len(parcels)) as several:
+        outcomes = [several.submit(bring_home, world.importer(), parcel) for parcel in parcels]
+        until = time.monotonic() + 60
+        while (
+            world.sandbox.records("FilesetEntry") < stored or world.sandbox.count("ImportProcess.verifyUpload") == asked
+        ):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        time.sleep(0.5)  # enough for the second to ask as well, if nothing kept it
+
+        assert world.sandbox.count("ImportProcess.verifyUpload") == asked + 1
+        world.sandbox.faults()
+        for one, parcel in zip(outcomes, parcels, strict=True):
+            assert all_verified(one.result(60), parcel)
 
 
 def test_nothing_stays_open_on_the_server(world: OmeroWorld) -> None:

@@ -112,7 +112,7 @@ def test_imports_under_way_are_counted_and_those_of_the_dead_are_not(config: Con
         program = (
             "import sys; from pathlib import Path; from omero_importer.settings import ValveSettings;"
             "from omero_importer.valve import Valve\n"
-            "with Valve(Path(sys.argv[1]), sys.argv[2], ValveSettings()).import_under_way():\n"
+            "with Valve(Path(sys.argv[1]), sys.argv[2], ValveSettings(slots=3)).import_under_way():\n"
             "    print('there', flush=True); sys.stdin.read()"
         )
         with subprocess.Popen(

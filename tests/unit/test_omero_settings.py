@@ -36,6 +36,7 @@ def test_the_certificate_is_verified_unless_somebody_says_otherwise() -> None:
         ({"host": "omero.example.org", "plain": "yes"}, "there are: anywhere, loopback, no"),
         ({"host": "omero.example.org", "port": 70000}, "no port"),
         ({"host": "omero.example.org", "keep_alive": 1.0}, "keep_alive = 1: OMERO's client"),
+        ({"host": "omero.example.org", "valve": {"slots": 0}}, "no import could ever begin"),
         ({"host": "omero.example.org", "ssl": {"ca": "/no/such.pem"}}, "there is no file"),
         ({"host": "omero.example.org", "ssl": {"verfy": True}}, "did you mean 'verify'"),
         ({"host": "omero.example.org", "pasword": SECRET}, "unknown key 'pasword'"),

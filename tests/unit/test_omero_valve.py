@@ -88,6 +88,38 @@ def test_while_it_is_ajar_one_import_at_a_time_passes(valve: Valve, tmp_path: Pa
         pass
 
 
+def test_of_so_many_slots_each_is_taken_once_over_all_processes(tmp_path: Path, clock: Hours) -> None:
+    settings = ValveSettings(slots=2, verify_wait=0.1)
+    first, other = (Valve(tmp_path, "omero.example.org:4064", settings, clock=clock) for _ in range(2))
+
+    with first.import_under_way(), other.import_under_way():
+        with pytest.raises(TargetUnavailable, match="2 imports are under way"), other.import_under_way():
+            pass
+        Valve(tmp_path, "another.example.org:4064", settings, clock=clock).demand_open()
+
+    with first.import_under_way(), other.import_under_way():
+        pass
+
+
+def test_whoever_waits_for_a_slot_gets_the_first_that_is_free(tmp_path: Path, clock: Hours) -> None:
+    valve = Valve(tmp_path, "omero.example.org:4064", ValveSettings(slots=1, verify_wait=60), clock=clock)
+    waiting, passed = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        waiting.set()
+        with valve.import_under_way():
+            passed.set()
+
+    with valve.import_under_way():
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert waiting.wait(60)
+        assert not passed.wait(0.3)
+
+    assert passed.wait(60)
+    thread.join(60)
+
+
 def test_an_import_that_failed_does_not_count_as_recovery(valve: Valve, clock: Hours) -> None:
     valve.close("trouble")
     clock.now += 30
