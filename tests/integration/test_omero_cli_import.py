@@ -163,6 +163,15 @@ def test_a_jvm_that_dies_takes_no_other_fileset_along_and_doubles_none(world: Cl
     assert filesets_of(world, parcel) == 3
 
 
+def test_a_name_with_a_line_break_does_not_wait_for_itself(world: CliWorld, java: Path, tmp_path: Path) -> None:
+    java_double.faults(java, die_after=1)
+    world.valve |= {"slots": 1, "verify_wait": 0.5}
+    (name,) = real_images.tiff(tmp_path, "new\nline.tif")
+    parcel = world.parcel(images=2, files={name: (tmp_path / name).read_bytes()})
+
+    assert verdicts(world.importer(), parcel) == {Outcome.VERIFIED}
+
+
 def test_what_a_dead_importer_left_running_is_ended(world: CliWorld) -> None:
     settings, _ = repository_settings(world.carols_table())
     with Sessions(settings).fresh(Who(), "a test") as connection:
