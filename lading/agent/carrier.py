@@ -1,5 +1,6 @@
 """Takes one delivery from READY to ARRIVED: look through the source, list it, seal the list, carry, record."""
 
+import json
 import random
 import threading
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ LOCKED_FILE_ATTEMPTS = 6
 
 RESEND = "resend"
 REPLANNED_FROM = "replanned-from"
+PLANNED = "rsync-plan"
+"""Under this key a transport that steers other hosts notes what their dry run said (JSON: files, bytes), before anything moves."""
 _PROGRESS_EVERY_S = 1.0
 
 
@@ -110,7 +113,7 @@ def _attempt(outbox: Outbox, parts: AgentParts, item: Outgoing) -> None:
     _list(outbox, cargo, transport, item)
     outbox.move(item.id, Stage.SENDING, f"attempt {item.attempt + 1}")
     progress = _Counter(outbox, item.id)
-    transport.carry(cargo, Slot(item.id), journal, progress)
+    transport.carry(cargo, Slot(item.id), _Journal(outbox, item.id), progress)
     _arrived(outbox, item, read_seal(papers), journal)
     look_back(outbox, parts, item)
 
@@ -279,6 +282,26 @@ def _start_again(outbox: Outbox, parts: AgentParts, item: Outgoing, error: Sourc
 def _with_command(error: LadingError, command: str) -> LadingError:
     error.next_command = error.next_command or command
     return error
+
+
+class _Journal:
+    """The journal of a delivery; a plan that is noted there is an event too, so that people see what the run must equal."""
+
+    def __init__(self, outbox: Outbox, delivery: DeliveryId) -> None:
+        self._outbox, self._delivery = outbox, delivery
+        self._inner = outbox.journal(delivery)
+
+    def note(self, key: str, value: str) -> None:
+        """Remember, durably."""
+        self._inner.note(key, value)
+        if key == PLANNED:
+            plan = json.loads(value)
+            told = f"plan: {plan['files']} files, {plan['bytes']} bytes from host to host; a run that moves others is not sealed"
+            self._outbox.remark(self._delivery, told)
+
+    def recall(self, key: str) -> str | None:
+        """The last value, or None."""
+        return self._inner.recall(key)
 
 
 class _Counter(Progress):

@@ -70,6 +70,7 @@ def test_s17_what_vanished_and_what_cannot_be_read_are_named_and_a_retry_complet
         site.start_agent()
         site.until(lambda: "0005.dcm" in json.dumps(site.deliveries()), seconds=90, why="it names what it misses")
         told = json.dumps([site.deliveries(), (site.root / "logs" / "agent.log").read_text()])
+        events = [event["note"] for event in site.ask("show", str(site.deliveries()[0]["id"]))["events"]]
         sealed = list((site.inbox / ".lading" / "incoming").glob("*/manifest.json"))
 
         data.authorized_keys.write_text(keys)
@@ -80,6 +81,8 @@ def test_s17_what_vanished_and_what_cannot_be_read_are_named_and_a_retry_complet
         (delivery,) = site.settle(1, seconds=120)
 
         assert (planned["files"], sealed) == (8, [])
+        size = sum(size for size, _ in whole.values())
+        assert [note for note in events if note.startswith(f"plan: 8 files, {size} bytes")], events
         assert "0002.dcm" in told
         assert "Permission denied" in told
         assert delivery["stage"] == "VERIFIED", site.words()

@@ -6,21 +6,20 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lading.errors import ConfigError, SourceChanged
 from lading.testing import trees
+from lading.testing.carrying import Errand
 from lading.testing.faultproxy import FaultProxy
-from lading.testing.servers import Sshd, free_port, make_key, missing_for_sshd, sshd
-from lading.testing.site import Desk, Site, command_lines
+from lading.testing.servers import free_port, make_key, missing_for_sshd
+from lading.testing.site import Desk, Site, command_lines, settle
 from lading.testing.transport_suite import TransportSuite
+from lading.testing.two_hosts import FACTORY, Hosts, two_hosts
 from transport.rsync_third_party import PLAN, ThirdPartyRsync
-
-FACTORY = "transport.rsync_third_party:ThirdPartyRsync.from_settings"
 
 pytestmark = [
     pytest.mark.skipif(not shutil.which("rsync"), reason="rsync is not installed (Debian: rsync)"),
@@ -28,39 +27,10 @@ pytestmark = [
 ]
 
 
-@dataclass(frozen=True)
-class Hosts:
-    """The staging host and the host of the data, which trusts the same key."""
-
-    staging: Sshd
-    data: Sshd
-    known: Path
-
-    def settings(self, inbox: Path, seen_at: Path) -> dict[str, object]:
-        return {
-            "target": f"{self.staging.user}@127.0.0.1:{inbox}",
-            "port": self.staging.port,
-            "identity": str(self.staging.identity),
-            "known_hosts": str(self.known),
-            "connect_timeout": 5,
-            "source": {
-                "host": f"{self.data.user}@127.0.0.1",
-                "port": self.data.port,
-                "path": str(seen_at),
-                "seen_at": str(seen_at),
-                "known_hosts": str(self.data.known_hosts),
-            },
-        }
-
-
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    with sshd(tmp_path / "staging") as staging, sshd(tmp_path / "data") as data:
-        with data.authorized_keys.open("a") as keys:
-            keys.write(staging.identity.with_suffix(".pub").read_text())
-        known = tmp_path / "known"
-        known.write_text(staging.known_hosts.read_text() + data.known_hosts.read_text())
-        yield Hosts(staging, data, known)
+    with two_hosts(tmp_path) as both:
+        yield both
 
 
 @pytest.fixture
@@ -71,16 +41,63 @@ def open_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+def between(hosts: Hosts, proxy: FaultProxy, tmp_path: Path) -> dict[str, object]:
+    """Changes to the settings that put the proxy between the two hosts."""
+    there = hosts.data.trusting(proxy.port, tmp_path)
+    known = tmp_path / "known-between"
+    known.write_text(hosts.known.read_text() + there.read_text())
+    source = hosts.settings(tmp_path, tmp_path)["source"]
+    assert isinstance(source, dict)
+    return {
+        "known_hosts": str(known),
+        "timeout": 5,
+        "source": {**source, "port": proxy.port, "known_hosts": str(there)},
+    }
+
+
+def spoiled(desk: Desk, proxy: FaultProxy, changes: dict[str, object], spoil: Callable[[], None]) -> Errand:
+    """An errand whose first carry meets the fault when half of the large file is there, and says that it was the line."""
+    source = trees.write(desk.folder / "source", {"large.raw": trees.noise(3, 60_000_000), "small.raw": b"small"})
+    errand = desk.errand(source, changes).sealed()
+    proxy.faults.bytes_per_second = 25_000_000
+    process = errand.start()
+    while proxy.returned < 30_000_000:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    spoil()
+    said = process.communicate(timeout=200)[0].decode(errors="replace")
+    assert process.returncode
+    assert "Unreachable" in said
+    assert not desk.is_sealed(errand)
+    assert not (desk.data(errand) / "large.raw").exists()
+    proxy.faults.bytes_per_second = 0
+    return errand
+
+
+def finished(desk: Desk, errand: Errand) -> None:
+    """The next carry brings the rest."""
+    settle(desk.inbox.root / errand.slot.path)
+    errand.carry()
+    assert trees.look(desk.data(errand)) == trees.look(Path(errand.root))
+    desk.inbox.accept(errand.slot.delivery)
+
+
 @pytest.mark.slow
 class TestThirdPartyRsync(TransportSuite):
     @pytest.fixture
     def site(self, hosts: Hosts, tmp_path: Path) -> Site:
         stranger = make_key(tmp_path / "stranger")
+        wrong_host = tmp_path / "wrong-host"
+        words = stranger.with_suffix(".pub").read_text().split()[:2]
+        wrong_host.write_text(
+            f"[127.0.0.1]:{hosts.staging.port} {' '.join(words)}\n" + hosts.data.known_hosts.read_text()
+        )
         dead = free_port()
         return Site(
             FACTORY,
             lambda inbox: hosts.settings(inbox, tmp_path),
             denied={"a key that the staging host does not know": {"identity": str(stranger)}},
+            untrusted={"a host key of the staging host that is not the one we know": {"known_hosts": str(wrong_host)}},
             unreachable={"nobody listens": {"port": dead, "known_hosts": str(hosts.staging.trusting(dead, tmp_path))}},
             secrets=tuple(hosts.staging.identity.read_text().splitlines()[1:-1]),
         )
@@ -97,6 +114,43 @@ class TestThirdPartyRsync(TransportSuite):
 
             assert 0 < proxy.passed < 500_000
         assert trees.look(desk.data(errand)) == trees.look(source)
+
+    # The line that the bytes go over is the one between the two hosts: that is where the proxy stands.
+
+    def test_a_cut_connection_is_unreachable_and_can_be_finished(self, desk, hosts, tmp_path):
+        with FaultProxy(("127.0.0.1", hosts.data.port)) as proxy:
+            errand = spoiled(desk, proxy, between(hosts, proxy, tmp_path), proxy.cut)
+            before = proxy.returned
+            finished(desk, errand)
+            assert proxy.returned - before < 45_000_000, "what had arrived came once more"
+
+    def test_a_byte_flipped_on_the_way_does_no_harm(self, desk, hosts, tmp_path):
+        with FaultProxy(("127.0.0.1", hosts.data.port)) as proxy:
+
+            def flip() -> None:
+                proxy.faults.flip_at = proxy.passed
+
+            finished(desk, spoiled(desk, proxy, between(hosts, proxy, tmp_path), flip))
+
+    def test_a_line_that_only_we_still_believe_in_is_given_up_and_can_be_finished(self, desk, hosts, tmp_path):
+        """The ssh between the hosts gives up after three unanswered questions, 45 s."""
+        with FaultProxy(("127.0.0.1", hosts.data.port)) as proxy:
+
+            def lose() -> None:
+                proxy.faults.lose_at = proxy.passed
+
+            finished(desk, spoiled(desk, proxy, between(hosts, proxy, tmp_path), lose))
+
+    def test_a_stalled_line_is_unreachable(self, desk, hosts, tmp_path):
+        """As above."""
+        with FaultProxy(("127.0.0.1", hosts.data.port)) as proxy:
+
+            def stall() -> None:
+                proxy.faults.stall = True
+
+            errand = spoiled(desk, proxy, between(hosts, proxy, tmp_path), stall)
+            proxy.faults.stall = False
+            finished(desk, errand)
 
     def test_the_plan_is_noted_before_the_run(self, desk: Desk) -> None:
         errand = desk.errand(desk.plain()).sealed()
