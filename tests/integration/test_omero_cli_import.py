@@ -166,7 +166,7 @@ def test_a_jvm_that_dies_takes_no_other_fileset_along_and_doubles_none(world: Cl
 def test_a_name_with_a_line_break_does_not_wait_for_itself(world: CliWorld, java: Path, tmp_path: Path) -> None:
     java_double.faults(java, die_after=1)
     world.valve |= {"slots": 1, "verify_wait": 0.5}
-    (name,) = real_images.tiff(tmp_path, "new\nline.tif")
+    (name,) = real_images.tiff(tmp_path, "the last\none.tif")  # which the Java process does not live to see
     parcel = world.parcel(images=2, files={name: (tmp_path / name).read_bytes()})
 
     assert verdicts(world.importer(), parcel) == {Outcome.VERIFIED}
