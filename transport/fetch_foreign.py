@@ -1,11 +1,13 @@
 """One round over a place that holds session folders: looks, brings what has been quiet for long enough, lists it, seals it here."""
 
+import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from lading import manifest
 from lading.delivery import Delivery, DeliveryId, Slot, Stage, delivery_id, new_delivery_id
-from lading.errors import EngineError, LadingError, Rejected, SourceChanged, Unreachable
+from lading.errors import Corrupted, EngineError, LadingError, Rejected, SourceChanged, Unreachable
 from lading.findings import Severity, error, warning
 from lading.manifest import Entry
 from lading.ports import Progress
@@ -13,7 +15,18 @@ from lading.seal import is_sealed, label_findings, seal
 from lading.template import Template
 from transport.fetch_files import PROVEN, Bringing, bring_handed_over, hash_here
 from transport.fetch_ledger import Ledger, Progressing, Remembered, Row, changed
-from transport.fetch_look import Choice, HostileName, Look, chosen, folders_at, left_out, look_at, refused, walked
+from transport.fetch_look import (
+    Choice,
+    Fingerprint,
+    HostileName,
+    Look,
+    chosen,
+    folders_at,
+    left_out,
+    look_at,
+    refused,
+    walked,
+)
 from transport.fetching import Fetching
 from transport.foreign import TARGET, shown, translating
 from transport.landing import Landing
@@ -22,6 +35,7 @@ from transport.remote import CopiesTrees, HandsOver
 from transport.stalling import Watched
 
 _VANISHED = "vanished-before-fetch"
+_MAX_TIME = 1 << 63  # nanoseconds, in the year 2262: more does not go into a manifest
 
 
 class ForeignRound:
@@ -69,7 +83,7 @@ class ForeignRound:
     def _one(self, path: str, progress: Progress, *, asked: bool) -> Remembered:
         """The folder after a look. `asked`: somebody named it, so what was held before is judged anew."""
         now = self._clock()
-        known = self._ledger.get(path) or Remembered(path, first_seen=now)
+        known = self._told(self._ledger.get(path) or Remembered(path, first_seen=now))
         if known.state is Progressing.HELD and (asked or _VANISHED in {found.code for found in known.findings}):
             known = changed(known, state=Progressing.WAITING, findings=())
         try:
@@ -114,12 +128,14 @@ class ForeignRound:
         same = known.fingerprint == look.fingerprint
         if known.state is Progressing.HELD and same and known.findings:
             return known
+        # A clock that was set back must not make it wait until that time comes again.
+        since = known.since if same and known.since <= now else now
         known = changed(
             known,
             fingerprint=look.fingerprint,
-            # A clock that was set back must not make it wait until that time comes again.
-            since=known.since if same and known.since <= now else now,
-            newest=look.newest,
+            since=since,
+            # A time that is still to come is a camera's or a server's wrong clock: no deadline may wait for it.
+            newest=look.newest if look.newest <= now else since,
             files=look.files,
             bytes=look.bytes,
             findings=look.findings,
@@ -157,7 +173,7 @@ class ForeignRound:
         delivery = delivery_id(known.delivery)
         setting = self._setting
         if not self._is_sealed(delivery):
-            self._ledger.list_files(delivery, chosen(walked(self._files, known.path), self._choice))
+            self._list(known.path, delivery, look)
             refuse_names((_entry(row) for row in self._ledger.files(delivery)), manifest.NameLimits.POSIX, "the inbox")
             slot = setting.inbox.reserve(delivery, look.bytes)
             with translating(f"cannot open {slot}", TARGET):
@@ -172,6 +188,15 @@ class ForeignRound:
             self._seal(known, delivery, slot)
         self._ledger.drop_files(delivery)
         return self._ledger.put(changed(known, state=Progressing.FETCHED, note=""))
+
+    def _list(self, path: str, delivery: DeliveryId, look: Look) -> None:
+        """What is to be brought. Listed from another answer than the look: a server that left something out of this one alone
+        would have it left out of the delivery.
+        """
+        listed = Fingerprint()
+        self._ledger.list_files(delivery, chosen(listed.over(walked(self._files, path)), self._choice))
+        if str(listed) != look.fingerprint:
+            raise SourceChanged(f"{path} changed while it was listed")
 
     def _bring_files(self, folder: str, delivery: DeliveryId, landing: Landing, slot: Path, progress: Progress) -> None:
         setting = self._setting
@@ -188,7 +213,10 @@ class ForeignRound:
             return
         if isinstance(setting.place, CopiesTrees):
             missing = (row.path for row in self._ledger.files(delivery, missing=True))
-            setting.place.copy_tree(folder, missing, slot / "data", setting.pace, progress)
+            # Of what an earlier attempt left, size and time may be right and the content not, after a power cut for one; and
+            # here there is no list that would tell.
+            by_content = not landing.is_empty()
+            setting.place.copy_tree(folder, missing, slot / "data", setting.pace, progress, by_content=by_content)
             hash_here(slot / "data", self._ledger, delivery, setting.algorithms)
             return
         Bringing(
@@ -202,8 +230,23 @@ class ForeignRound:
             progress=progress,
         ).bring()
 
+    def _told(self, known: Remembered) -> Remembered:
+        """The folder; FETCHED if we were cut off after the seal, before the note. What changed at the source since is not in it."""
+        if known.state is not Progressing.FETCHING or not self._was_handed_over(DeliveryId(known.delivery)):
+            return known
+        self._ledger.drop_files(known.delivery)
+        return self._ledger.put(changed(known, state=Progressing.FETCHED, note=""))
+
+    def _was_handed_over(self, delivery: DeliveryId) -> bool:
+        """Whether the inbox has it, or had it until the repository did."""
+        if self._is_sealed(delivery):
+            return True
+        with suppress(Corrupted):
+            receipt = self._setting.inbox.read_receipt(delivery)
+            return receipt is not None and receipt.stage is Stage.VERIFIED
+        return False
+
     def _is_sealed(self, delivery: DeliveryId) -> bool:
-        """Whether we were cut off after the seal and before the note."""
         with translating(f"cannot look at {delivery}", TARGET):
             return is_sealed(self._setting.inbox.root / Slot(delivery).path)
 
@@ -237,8 +280,11 @@ class ForeignRound:
     def _vanished(self, seen: set[str]) -> list[Remembered]:
         """What is gone from the source before it was fetched."""
         gone = []
-        for known in self._ledger.all():
-            if known.path in seen or known.state in (Progressing.FETCHED, Progressing.CHANGED):
+        for remembered in self._ledger.all():
+            if remembered.path in seen:
+                continue
+            known = self._told(remembered)
+            if known.state in (Progressing.FETCHED, Progressing.CHANGED) and not self._was_given_back(known):
                 continue
             found = error(
                 "vanished-before-fetch",
@@ -258,11 +304,18 @@ def still_answers(files: Watched, path: str) -> bool:
 
 
 def _entry(row: Row, root: Path | None = None) -> Entry:
-    """A line of the manifest. The time is that of the file here, which has the source's where that keeps times."""
+    """A line of the manifest. The time is that of the file here, which has the source's where that keeps times, and fits."""
     mtime_ns = 0
     if root is not None:
         with translating(f"cannot look at {shown(row.path)}", TARGET):
             mtime_ns = (root / row.path).lstat().st_mtime_ns
+            if not -_MAX_TIME <= mtime_ns < _MAX_TIME:
+                mtime_ns = -_MAX_TIME if mtime_ns < 0 else _MAX_TIME - 1
+                os.utime(
+                    root / row.path,
+                    ns=(mtime_ns, mtime_ns),
+                    follow_symlinks=os.utime not in os.supports_follow_symlinks,
+                )
     digests = {name: digest for name, digest in row.digests.items() if name != PROVEN}
     return Entry(row.path, row.size, mtime_ns, digests or {"sha256": ""})
 

@@ -80,17 +80,39 @@ class Look:
     findings: tuple[Finding, ...]
 
 
+class Fingerprint:
+    """Stands for names, sizes, times and versions of files, in whatever order they are added."""
+
+    def __init__(self) -> None:
+        self._count = self._total = 0
+
+    def __str__(self) -> str:
+        return f"{self._count}-{self._total % (1 << 128):032x}"
+
+    def add(self, file: RemoteFile) -> None:
+        """One more; folders count for nothing."""
+        if not file.folder:
+            line = f"{file.path}\0{file.size}\0{file.mtime}\0{file.version}"
+            digest = hashlib.blake2b(line.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            self._total += int.from_bytes(digest, "big")
+            self._count += 1
+
+    def over(self, found: Iterable[RemoteFile]) -> Iterator[RemoteFile]:
+        """The same files, each added on its way."""
+        for file in found:
+            self.add(file)
+            yield file
+
+
 def look_at(found: Iterable[RemoteFile], choice: Choice, marker: str = "") -> Look:
     """Go once through the files of a session (paths relative to it), whatever their order; memory stays flat."""
-    total = count = size = files = 0
+    size = files = 0
+    fingerprint = Fingerprint()
     newest, unfinished, has_marker = 0.0, "", False
     findings: list[Finding] = []
-    for file in found:
+    for file in fingerprint.over(found):
         if file.folder:
             continue
-        line = f"{file.path}\0{file.size}\0{file.mtime}\0{file.version}"
-        total += int.from_bytes(hashlib.blake2b(line.encode("utf-8", "surrogatepass"), digest_size=16).digest(), "big")
-        count += 1
         has_marker = has_marker or file.path == marker
         newest = max(newest, file.mtime or 0.0)
         reason = choice.rules.reason_to_filter(file.path)
@@ -105,7 +127,7 @@ def look_at(found: Iterable[RemoteFile], choice: Choice, marker: str = "") -> Lo
             if len(findings) < _MAX_NAMED:
                 folder, _, name = file.path.rpartition("/")
                 findings += [f for f in name_findings(folder, name, NameLimits.POSIX) if f.severity is Severity.ERROR]
-    return Look(f"{count}-{total % (1 << 128):032x}", files, size, newest, unfinished, has_marker, tuple(findings))
+    return Look(str(fingerprint), files, size, newest, unfinished, has_marker, tuple(findings))
 
 
 def chosen(found: Iterable[RemoteFile], choice: Choice) -> Iterator[RemoteFile]:

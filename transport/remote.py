@@ -195,9 +195,12 @@ class ListsTrees(Protocol):
 class CopiesTrees(Protocol):
     """A place whose own program copies a whole tree, and compares what it copied with the source. Optional, for fetching."""
 
-    def copy_tree(self, folder: str, paths: Iterable[str], into: Path, pace: Pace, progress: Progress) -> None:
+    def copy_tree(
+        self, folder: str, paths: Iterable[str], into: Path, pace: Pace, progress: Progress, *, by_content: bool = False
+    ) -> None:
         """Bring `paths` (relative to the remote `folder`) below the folder `into`, with their times. May be called again.
 
+        What is there already is known again by size and time; with `by_content` it is not believed, and compared.
         Raises Unreachable, SourceChanged, AccessDenied, OutOfSpace.
         """
 

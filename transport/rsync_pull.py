@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -21,7 +22,9 @@ from transport.remote import BLOCK, Body, RemoteFile, RemoteTraits
 from transport.rsync_places import RsyncConfig, place_of
 from transport.rsync_run import Ended, Rsync, bytes_done, unescaped
 
-_LISTED = re.compile(rb"(.)\S{9}\s+([0-9.,]+) ([0-9/]{10} [0-9:]{8}) (.*)")
+# A year of five digits makes the date longer, and takes the end off the time.
+_LISTED = re.compile(rb"([-bcdlps])[-rwxsStT]{9}\S?\s+([0-9.,]+) (-?[0-9/]{9,} [0-9:]{0,8}) (.*)", re.DOTALL)
+_LIKE_LISTED = re.compile(rb"[-bcdlps][-rwxsStT]{9}\S?\s+[0-9]")  # what is not is a daemon's greeting
 _MISSING = re.compile(r"No such file or directory \(2\)|rrsync error: .*No such file or directory")
 _MISSING_CODES = (3, 11, 12, 23)
 _PARTIAL = ".rsync-partial"
@@ -58,8 +61,12 @@ class RsyncSource:
         """See the role. Every question is a connection of its own, so nothing is opened here."""
         return RsyncListing(self)
 
-    def copy_tree(self, folder: str, paths: Iterable[str], into: Path, pace: Pace, progress: Progress) -> None:
+    def copy_tree(
+        self, folder: str, paths: Iterable[str], into: Path, pace: Pace, progress: Progress, *, by_content: bool = False
+    ) -> None:
         """See transport.remote.CopiesTrees."""
+        # --checksum would have the other side read everything in silence first, until we take it for gone.
+        how = ["--ignore-times"] if by_content else []
         names = list(paths) if pace.rate() is not None else paths  # a change of pace starts rsync anew
         while True:
             before = 0
@@ -75,7 +82,7 @@ class RsyncSource:
             ended = self._rsync.run(
                 [
                     *("--times", "--omit-dir-times", "--perms", "--chmod=D2770,F0660", f"--partial-dir={_PARTIAL}"),
-                    *("--files-from=-", "--from0", "--info=progress2", *self._common()),
+                    *("--files-from=-", "--from0", "--info=progress2", *how, *self._common()),
                     self._place.address(f"{folder}/"),
                     "./",
                 ],
@@ -125,13 +132,17 @@ class RsyncSource:
     def listing(self, path: str, *how: str) -> Iterator[tuple[str, RemoteFile]]:
         """What rsync lists for `path`: names as it prints them, relative to it. Spooled to the disk: memory stays flat."""
         with tempfile.TemporaryFile(prefix="lading-listing-") as spool:
+            listed = False
 
             def on_line(line: bytes) -> None:
+                nonlocal listed
+                listed = listed or bool(_LISTED.fullmatch(line))
                 spool.write(line + b"\n")
 
             ended = self._list(path, how, on_line)
             if ended.code:
-                if ended.code in _MISSING_CODES and _MISSING.search(ended.stderr):
+                # What is listed without something that is missing is no list.
+                if ended.code in _MISSING_CODES and _MISSING.search(ended.stderr) and not listed:
                     return
                 raise ended.error(f"cannot list {path or 'the folder'} of {self.name}")
             spool.seek(0)
@@ -139,6 +150,10 @@ class RsyncSource:
                 match = _LISTED.fullmatch(line.rstrip(b"\n"))
                 if match:
                     yield unescaped(match[4]), _described(match)
+                elif _LIKE_LISTED.match(line):
+                    raise Unreachable(
+                        f"rsync lists {self.name} in a way that is not understood: {shown(os.fsdecode(line.rstrip()))}"
+                    )
 
     def _list(self, path: str, how: Iterable[str], on_line: Callable[[bytes], None]) -> Ended:
         return self._rsync.run(
@@ -221,15 +236,16 @@ class RsyncListing:
         prefix = f"{folder}/" if folder else ""
         for name, found in self._source.listing(prefix, *how):
             if name != ".":
-                yield RemoteFile(prefix + name, found.size, found.mtime, found.folder)
+                yield replace(found, path=prefix + name)
 
 
 def _described(match: "re.Match[bytes]") -> RemoteFile:
     kind, size, moment = match[1], int(re.sub(rb"[.,]", b"", match[2])), match[3].decode()
+    mtime, version = None, ""
     try:
         mtime = datetime.strptime(moment, "%Y/%m/%d %H:%M:%S").timestamp()  # noqa: DTZ007 - rsync prints local time
-    except (ValueError, OverflowError) as exc:
-        raise Unreachable(f"rsync lists a time that cannot be: {moment}") from exc
+    except (ValueError, OverflowError):
+        version = moment  # disks keep times that no calendar has
     if kind == b"d":
         return RemoteFile("", 0, mtime, folder=True)
-    return RemoteFile("", size if kind == b"-" else -1, mtime)
+    return RemoteFile("", size if kind == b"-" else -1, mtime, version=version)
