@@ -84,23 +84,32 @@ class RsyncDeposit:
             return None if found is None else read_small(found, MAX_STATUS_BYTES)
 
     def bring(self, root: Path, files: Sequence[Settled], told: Told) -> None:
-        """See the role. A file that changes in the moment of the call may be seen there until it is carried again."""
+        """See the role. A file that changes in the moment of the call may be seen there until it is carried again.
+
+        rsync takes a file of the same size and second for the same: what was damaged there would stay, and so would what was
+        replaced within that second.
+        """
         with SettledFiles(root) as source:
-            waiting = list(_unchanged(source, self._fit(files, told), told))
-            while waiting:
-                ended = self._send(root, waiting)
-                if ended.stopped:
-                    self._pace.spend(0)
-                    continue
-                if ended.code in _SOME_FILES and len(still := list(_unchanged(source, waiting, told))) < len(waiting):
-                    waiting = still
-                    continue
-                if ended.code:
-                    raise self._way.failed(ended, f"cannot carry files of {shown(root)} to {self.name}")
-                self._make_durable()
-                for file in waiting:
-                    _tell(source, file, told)
-                return
+            fit = list(self._fit(files, told))
+            for perhaps, how in ((False, "--ignore-times"), (True, "--checksum")):
+                self._bring(source, root, [file for file in fit if file.perhaps is perhaps], told, how)
+
+    def _bring(self, source: SettledFiles, root: Path, files: Sequence[Settled], told: Told, how: str) -> None:
+        waiting = list(_unchanged(source, files, told))
+        while waiting:
+            ended = self._send(root, waiting, how)
+            if ended.stopped:
+                self._pace.spend(0)
+                continue
+            if ended.code in _SOME_FILES and len(still := list(_unchanged(source, waiting, told))) < len(waiting):
+                waiting = still
+                continue
+            if ended.code:
+                raise self._way.failed(ended, f"cannot carry files of {shown(root)} to {self.name}")
+            self._make_durable()
+            for file in waiting:
+                _tell(source, file, told)
+            return
 
     def write(self, name: str, content: Path) -> None:
         """See the role. The first one makes the folders: rsync alone makes one missing folder, not three."""
@@ -171,9 +180,9 @@ class RsyncDeposit:
             else:
                 yield file
 
-    def _send(self, root: Path, files: Sequence[Settled]) -> Ended:
+    def _send(self, root: Path, files: Sequence[Settled], how: str) -> Ended:
         return self._way.program.run(
-            [*self._way.sending, "--out-format=%i", "--info=progress2", *self._to(self._folder)],
+            [*self._way.sending, how, "--out-format=%i", "--info=progress2", *self._to(self._folder)],
             cwd=root,
             names=[file.path for file in files],
             pace=self._pace,

@@ -244,6 +244,8 @@ class Push:
 
     def _close(self, deposit: Deposit) -> bool:
         """Read everything again; write "closed" when it is all there. False: there is more to carry first."""
+        if self._book.refused(self._id) and not self._source_is_there():
+            return False  # a file that could not be read is not one that left
         self._give_up_what_went()
         self._stop_at_refused()
         damaged = self._verify(deposit)
@@ -329,17 +331,25 @@ class Push:
     def _give_up_what_went(self) -> None:
         """Files that left the source: those that never went are nothing to wait for, the others stay at the target."""
         for file, _ in self._book.refused(self._id):
-            if not os.path.lexists(self._root / file.path):
+            if self._has_left(file.path):
                 self._book.forget(self._id, file)
         number, first = 0, ""
         for page in self._book.not_gone(self._id):
-            gone = [entry.path for entry in page if not os.path.lexists(self._root / entry.path)]
+            gone = [entry.path for entry in page if self._has_left(entry.path)]
             self._book.gone(self._id, gone)
             number, first = number + len(gone), first or next(iter(gone), "")
         if number:
             self._outbox.remark(
                 self._id, f"{number} files left the source, {_shown(first)} among them; the target keeps them"
             )
+
+    def _has_left(self, path: str) -> bool:
+        """Whether the source says that it has no such file; a share that breaks says something else."""
+        try:
+            os.lstat(self._root / path)
+        except OSError as exc:
+            return isinstance(exc, FileNotFoundError | NotADirectoryError)
+        return False
 
     # -- what a failure means ----------------------------------------------------------------------------------------
 

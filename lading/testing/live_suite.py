@@ -110,6 +110,29 @@ class DepositSuite:
         assert place.files()["stack.mdoc"] == b"one line\nanother line\n"
         assert place.told["stack.mdoc"] == entry_of("stack.mdoc", b"one line\nanother line\n", grown.mtime_ns)
 
+    def test_what_was_damaged_there_is_replaced_though_size_and_time_are_right(self, place: Place) -> None:
+        with place.opened() as deposit:
+            place.begin(deposit)
+            movie = place.make("movie.mrc", b"m" * 5000)
+            place.bring(deposit, movie)
+            there = (place.there / "movie.mrc").stat()
+            flip_a_byte(place.there / "movie.mrc")
+            os.utime(place.there / "movie.mrc", ns=(there.st_atime_ns, there.st_mtime_ns))
+
+            place.bring(deposit, movie)
+
+        assert place.files()["movie.mrc"] == b"m" * 5000
+
+    def test_what_was_replaced_within_the_same_second_is_carried_again(self, place: Place) -> None:
+        with place.opened() as deposit:
+            place.begin(deposit)
+            place.bring(deposit, place.make("movie.mrc", b"m" * 5000))
+            other = place.make("movie.mrc", b"n" * 5000, mtime_ns=1_700_000_000_900_000_000)
+            place.bring(deposit, other)
+
+        assert place.files()["movie.mrc"] == b"n" * 5000
+        assert place.told["movie.mrc"] == entry_of("movie.mrc", b"n" * 5000, other.mtime_ns)
+
     def test_what_a_killed_agent_placed_is_recognised_and_not_sent_again(self, place: Place) -> None:
         with place.opened() as deposit:
             place.begin(deposit)

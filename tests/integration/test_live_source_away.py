@@ -1,6 +1,7 @@
 """Live mode when the source goes away: what was not carried yet is waited for, and nothing is called closed without it."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from lading.agent.live_book import LiveBook, LiveState
 from lading.agent.live_push import Push
 from lading.agent.live_view import ask_to_close
 from lading.delivery import Stage
-from lading.deposit import Deposit
+from lading.deposit import Deposit, Settled, Told
+from lading.errors import AccessDenied
 from lading.testing.live_turns import TurnedSite as Instrument
+from transport.deposit_local import LocalDeposit
 
 MOVIES = {"m1.mrc": b"one" * 500, "Images/m2.mrc": b"two" * 900}
 
@@ -84,6 +87,36 @@ def test_an_unmounted_share_is_no_session_that_left(instrument: Instrument) -> N
         instrument.turn()
     assert instrument.status()["state"] == "closed"
     assert set(instrument.there()) == {"m0.mrc", *MOVIES, "done"}
+
+
+def test_a_file_of_a_share_that_breaks_has_not_left(instrument: Instrument, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Seen: it was closed without the file, and nobody ever spoke of it again.
+    instrument.write({"m0.mrc": b"zero" * 100, "m1.mrc": b"one" * 500, "done": b""})
+    away = instrument.base / "source-away"
+    carried = LocalDeposit.bring
+
+    def bring(self: LocalDeposit, root: Path, files: Sequence[Settled], told: Told) -> None:
+        carried(self, root, [file for file in files if file.path != "m1.mrc"], told)
+        for file in files:
+            if file.path == "m1.mrc":
+                told(file, AccessDenied(f"cannot read {root / file.path}: Input/output error"))
+                instrument.data.rename(away)
+                instrument.data.mkdir()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalDeposit, "bring", bring)
+        instrument.turn()
+    assert instrument.status()["state"] != "closed"
+    assert instrument.only().stage is Stage.SENDING
+
+    instrument.data.rmdir()
+    away.rename(instrument.data)
+    LiveBook(instrument.outbox).try_refused(instrument.only().id)  # as if a minute later
+    for _ in range(3):
+        now(instrument)
+        instrument.turn()
+    assert instrument.status()["state"] == "closed"
+    assert set(instrument.there()) == {"m0.mrc", "m1.mrc", "done"}
 
 
 def test_a_session_that_left_with_files_that_never_went_is_closed_on_request(instrument: Instrument) -> None:
