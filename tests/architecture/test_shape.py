@@ -1,7 +1,9 @@
 """What must stay true of the whole: light installs, fresh generated pages, parts that can be found."""
 
+import ast
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -131,3 +133,14 @@ def test_the_omero_plugin_is_one_light_file() -> None:
 
     assert imports == ["import contextlib", "from omero.cli import BaseControl"]
     assert not list((ROOT / "omero").rglob("__init__.py"))
+
+
+@SOURCE_TREE
+def test_every_transport_and_every_class_of_its_suite_is_a_row_that_ci_demands() -> None:
+    rows = tomllib.loads((ROOT / "tests" / "conformance" / "rows.toml").read_text(encoding="utf-8"))
+    modules = [ast.parse(file.read_text()) for file in (ROOT / "tests" / "conformance").glob("test_transports*.py")]
+    classes = {node.name for module in modules for node in module.body if isinstance(node, ast.ClassDef)}
+
+    assert {name for name in classes if name.startswith("Test")} == set(rows)
+    kinds = {found.name for found in entry_points(group="lading.transports") if found.value.startswith("transport.")}
+    assert kinds == {row["kind"] for row in rows.values()}
