@@ -122,14 +122,15 @@ def wsgidav(folder: Path, served: Path, tls: Certificates | None) -> Iterator[Da
 
 
 @contextlib.contextmanager
-def nextcloud(folder: Path, served: Path, tls: Certificates) -> Iterator[DavServer]:
-    """Our stand-in for a Nextcloud, serving `served` as the files of its user over https; chunks and logs in `folder`."""
+def nextcloud(folder: Path, served: Path, tls: Certificates | None) -> Iterator[DavServer]:
+    """Our stand-in for a Nextcloud, serving `served` as the files of its user; chunks and logs in `folder`. No `tls`: http."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    described = _described(folder, f"https://127.0.0.1:{port}/remote.php/dav/files/{USER}", port)
+    described = _described(folder, f"{'https' if tls else 'http'}://127.0.0.1:{port}/remote.php/dav/files/{USER}", port)
     argv = [sys.executable, "-m", "lading.sandbox.nextcloud", "--port", str(port), "--files", str(served)]
     argv += ["--uploads", str(folder / "uploads"), "--user", USER, "--password-file", str(described.password_file)]
-    with server([*argv, "--cert", str(tls.cert), "--key", str(tls.key)], port, folder / "nextcloud.log"):
+    argv += ["--cert", str(tls.cert), "--key", str(tls.key)] if tls else []
+    with server(argv, port, folder / "nextcloud.log"):
         yield described
 
 

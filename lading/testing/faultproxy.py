@@ -22,11 +22,13 @@ class Faults:
 
     cut_at: reset every connection, once, when so many bytes went by. lose_at: then the server's side of every connection is
     reset, and the client hears nothing of it (a half-open line); new connections work. flip_at: invert one bit pattern in that
-    byte, once. stall: hand nothing on. refuse: reset new connections. bytes_per_second: how fast, 0 is no limit.
+    byte, once. flip_back_at: the same, counted in bytes from server to client. stall: hand nothing on.
+    refuse: reset new connections. bytes_per_second: how fast, 0 is no limit.
     """
 
     cut_at: int | None = None
     flip_at: int | None = None
+    flip_back_at: int | None = None
     lose_at: int | None = None
     stall: bool = False
     refuse: bool = False
@@ -139,10 +141,7 @@ class FaultProxy:
                 with contextlib.suppress(OSError, RuntimeError):
                     writer.write_eof()
                 return
-            if is_up:
-                data = self._tampered(data)
-            else:
-                self.returned += len(data)
+            data = self._tampered(data) if is_up else self._tampered_back(data)
             if is_up and self.faults.cut_at is not None and self.passed >= self.faults.cut_at:
                 self.faults.cut_at = None
                 self._cut_all()
@@ -168,10 +167,21 @@ class FaultProxy:
         at = self.faults.flip_at
         if at is not None and self.passed <= at < self.passed + len(data):
             self.faults.flip_at = None
-            index = at - self.passed
-            data = data[:index] + bytes([data[index] ^ 0xFF]) + data[index + 1 :]
+            data = _flipped(data, at - self.passed)
         self.passed += len(data)
         return data
+
+    def _tampered_back(self, data: bytes) -> bytes:
+        at = self.faults.flip_back_at
+        if at is not None and self.returned <= at < self.returned + len(data):
+            self.faults.flip_back_at = None
+            data = _flipped(data, at - self.returned)
+        self.returned += len(data)
+        return data
+
+
+def _flipped(data: bytes, index: int) -> bytes:
+    return data[:index] + bytes([data[index] ^ 0xFF]) + data[index + 1 :]
 
 
 async def _next(reader: asyncio.StreamReader) -> bytes:

@@ -7,10 +7,12 @@ import pytest
 from lading.delivery import DeliveryId
 from lading.errors import Unreachable
 from lading.inbox import Inbox, InboxLimits
+from lading.seal import read_seal
 from lading.testing import trees
 from lading.testing.carrying import Errand
 from lading.testing.certificates import certificates
 from lading.testing.dav_servers import nextcloud
+from lading.testing.faultproxy import FaultProxy
 from lading.testing.s3_servers import rclone, rclone_s3
 from transport.fetch_ledger import Progressing
 from transport.fetching import FetchConfig, Fetcher, Fetching
@@ -146,6 +148,42 @@ def test_of_a_partners_folder_only_what_is_sound_and_complete_is_fetched(scene):
     assert waits.state is Progressing.WAITING
     (arrived,) = list(scene.inbox.arrivals())
     assert len(trees.look(scene.inbox.accept(arrived).root)) == 12
+
+
+def test_the_manifest_says_whether_the_server_knew_the_checksums(scene):
+    trees.plain_tree(scene.remote / "PROJ" / "sub-001" / "MR1")
+    fetcher = scene.fetcher()
+
+    fetcher.round()
+    scene.now += 100
+    (fetched,) = fetcher.round()
+
+    seal = read_seal(scene.inbox.root / ".lading/incoming" / fetched.delivery)
+    if scene.kind == "webdav":
+        assert (seal.origin, seal.note) == ("source", "")
+    else:  # rclone keeps no SHA-256, and an ETag is no checksum
+        assert seal.origin == "arrival"
+        assert "for 12 of 12 files the source has no checksum" in seal.note
+
+
+def test_what_was_damaged_on_its_way_from_a_cloud_is_found_by_the_clouds_checksum_and_fetched_again(tmp_path):
+    remote = tmp_path / "served" / "drop-off"
+    source = trees.write(remote / "PROJ" / "sub-001" / "MR1", {"large": trees.noise(2, 4 * MIB)})
+    with nextcloud(tmp_path / "nextcloud", remote.parent, None) as server, FaultProxy(("127.0.0.1", server.port)) as p:
+        url = f"{server.url}/drop-off".replace(str(server.port), str(p.port))
+        settings = {"url": url, "user": server.user, "password": f"file:{server.password_file}"}
+        scene = Scene(tmp_path, remote, "webdav", settings)
+        fetcher = scene.fetcher()
+        fetcher.round()
+        scene.now += 100
+        p.faults.flip_back_at = p.returned + 2 * MIB
+        before = p.returned
+        (fetched,) = fetcher.round()
+
+        assert p.faults.flip_back_at is None, "nothing was damaged: this proves nothing"
+        assert p.returned - before > 8 * MIB
+    assert fetched.state is Progressing.FETCHED
+    assert trees.look(scene.inbox.root / ".lading/incoming" / fetched.delivery / "data") == trees.look(source)
 
 
 def test_a_place_that_is_not_there_is_unreachable(scene):
