@@ -102,7 +102,7 @@ class SmbPlace:
                 "transport has no user and password; only auth = kerberos goes without", next_command="lading doctor"
             )
         if importlib.util.find_spec("smbprotocol") is None:
-            raise ConfigError("SMB needs the extra: pip install 'lading[smb]'", next_command="lading doctor")
+            raise ConfigError("SMB needs the extra lading[smb]", next_command="pip install 'lading[smb]'")
         self._config = config
         self._host = match["host"]
         parts = [match["share"], *(part for part in re.split(r"[\\/]", match["path"]) if part)]

@@ -92,13 +92,14 @@ def transports(app: App, as_json: bool) -> None:
 
 
 def _kind(name: str) -> Kind:
+    summary = ""
     try:
         found = part(_GROUP, name, where=f"transport {name}")
+        summary = (found.__doc__ or "").strip().partition("\n")[0]
+        traits = _traits(name, found)  # some look for their library only now
     except ConfigError as exc:
-        return Kind(name, "", exc.next_command or exc.message)
-    # What is inherited is another kind's.
-    fetches = "place_type" in vars(found)
-    return Kind(name, (found.__doc__ or "").strip().partition("\n")[0], "", _traits(name, found), fetches)
+        return Kind(name, summary, exc.next_command or exc.message)
+    return Kind(name, summary, "", traits, "place_type" in vars(found))  # inherited, it is another kind's
 
 
 def _traits(name: str, found: object) -> TransportTraits | None:

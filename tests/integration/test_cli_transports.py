@@ -45,6 +45,27 @@ def test_what_each_can_do_is_told_before_there_is_a_route(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir()), "nothing is made"
 
 
+WITHOUT_SMB = """
+import importlib.util
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "smbprotocol" else real(name, *more)
+from lading.cli.main import lading
+lading(["transports", "--json"])
+"""
+
+
+def test_one_whose_library_is_not_installed_says_what_to_type_and_hides_no_other(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT_SMB], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    found = {kind["name"]: kind for kind in json.loads(ran.stdout)["transports"]}
+    assert "pip install" in found["smb"]["needs"]
+    assert found["smb"]["traits"] == {}
+    assert found["sftp"]["traits"]["resumes"]
+
+
 def test_what_the_routes_can_do_is_told_and_a_mistake_is_named(tmp_path: Path) -> None:
     (tmp_path / "lading.toml").write_text(SETTINGS)
 
