@@ -48,7 +48,8 @@ class Remembered:
     """One remote folder. `path` is relative to the place (POSIX); times are seconds since the epoch.
 
     `fingerprint` stands for names, sizes, times and versions; it has been the same since `since`. `newest`: the latest
-    modification in it, 0 when the server keeps no times. `receipt`: the digest of the receipt that was written back.
+    modification in it, 0 when the server keeps no times. `receipt`: the digest of the receipt that was written back. `digest`:
+    that of the manifest of a sealed delivery.
     """
 
     path: str
@@ -64,6 +65,7 @@ class Remembered:
     findings: tuple[Finding, ...] = ()
     receipt: str = ""
     cleared: bool = False
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

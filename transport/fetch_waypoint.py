@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lading.delivery import DeliveryId, Slot, delivery_id
+from lading.delivery import DeliveryId, Slot, Stage, delivery_id
 from lading.errors import Corrupted, EngineError, LadingError, Rejected, SourceChanged, Unreachable
 from lading.findings import error
 from lading.inbox import receipt_json
@@ -49,7 +49,9 @@ class WaypointRound:
         """Bring what is sealed (or `only` that delivery), write receipts back. What was looked at."""
         limits = read_sentinel(self._files, self._setting.place.name).limits
         self._asking.tell()  # what an earlier round noted, and could not say any more
-        seen = [found for path in self._slots(only) if (found := self._one(path, limits.max_list_bytes))]
+        seen = [
+            found for path in self._slots(only) if (found := self._one(path, limits.max_list_bytes, asked=bool(only)))
+        ]
         return [self._with_receipt(found) for found in seen]
 
     def _slots(self, only: str) -> Iterator[str]:
@@ -58,8 +60,8 @@ class WaypointRound:
             if not only or only.rstrip("/").endswith(name):
                 yield name
 
-    def _one(self, name: str, max_list_bytes: int) -> Remembered | None:
-        """The delivery in the slot `name` after this round; None when there is none, or not yet."""
+    def _one(self, name: str, max_list_bytes: int, *, asked: bool) -> Remembered | None:
+        """The delivery in the slot `name` after this round; None when there is none, or not yet. `asked`: somebody named it."""
         try:
             delivery = delivery_id(name)
         except ValueError:
@@ -71,7 +73,7 @@ class WaypointRound:
             if seal is None:
                 return None
             digest = hashlib.sha256(seal).hexdigest()
-            if known.fingerprint == digest and self._is_settled(known, delivery):
+            if known.fingerprint == digest and self._is_settled(known, delivery, asked=asked):
                 return known
             known = changed(known, fingerprint=digest, state=Progressing.FETCHING, findings=(), note="being fetched")
             known = self._brought(self._ledger.put(known), delivery, seal, max_list_bytes)
@@ -90,11 +92,11 @@ class WaypointRound:
             known = changed(known, note=exc.message)
         return self._ledger.put(known)
 
-    def _is_settled(self, known: Remembered, delivery: DeliveryId) -> bool:
-        """Whether that seal was dealt with."""
+    def _is_settled(self, known: Remembered, delivery: DeliveryId, *, asked: bool) -> bool:
+        """Whether that seal was dealt with. What is held is judged anew for whoever names it."""
         if known.state is Progressing.FETCHED:
             return not self._was_given_back(delivery)
-        return known.state is Progressing.HELD
+        return known.state is Progressing.HELD and not asked
 
     def _held(self, known: Remembered, exc: Rejected | Corrupted, seal: bytes | None) -> Remembered:
         """Something is wrong with what the sender sealed. A damaged file is the sender's to carry again."""
@@ -104,7 +106,8 @@ class WaypointRound:
             self._asking.tell()
             return self._ledger.put(changed(known, state=Progressing.WAITING, fingerprint="", note=exc.message))
         findings = exc.findings if isinstance(exc, Rejected) else ()
-        found = findings or (error("waypoint-unusable", exc.message),)
+        hint = f"lading fetch {self._setting.route} {known.path} looks at it again"
+        found = findings or (error("waypoint-unusable", exc.message, hint=hint),)
         return self._ledger.put(changed(known, state=Progressing.HELD, findings=found, note=exc.message))
 
     def _brought(self, known: Remembered, delivery: DeliveryId, seal: bytes, max_list_bytes: int) -> Remembered:
@@ -116,8 +119,9 @@ class WaypointRound:
             if sealed.delivery != delivery:
                 raise Rejected(f"the seal in {delivery} is that of {sealed.delivery}")
             manifest = self._papers(papers, sealed, max_list_bytes)
-            known = self._ledger.put(changed(known, files=manifest.summary.files, bytes=manifest.summary.bytes))
-            if not self._is_here(delivery, seal):
+            summary = manifest.summary
+            known = self._ledger.put(changed(known, files=summary.files, bytes=summary.bytes, digest=summary.digest))
+            if not self._is_here(sealed, seal):
                 slot = setting.inbox.reserve(delivery, manifest.summary.bytes)
                 self._bring_files(delivery, manifest, slot)
                 self._hand_over(papers, slot)
@@ -206,15 +210,22 @@ class WaypointRound:
                 arriving.finish()
             landing.make_durable()
 
-    def _is_here(self, delivery: DeliveryId, seal: bytes) -> bool:
-        """Whether the inbox has this very delivery already, sealed or in its own hands. Raises Rejected for another of its id:
-        a receipt about that one must not clear this one away.
+    def _is_here(self, sealed: Seal, seal: bytes) -> bool:
+        """Whether the inbox has this very delivery already, sealed, in its own hands, or withdrawn since the repository has it.
+
+        Raises Rejected for another of its id: a receipt about that one must not clear this one away.
         """
+        delivery = sealed.delivery
         slot = self._setting.inbox.root / Slot(delivery).path
         with translating(f"cannot look at {slot}", TARGET):
-            if not (slot / SEAL_NAME).exists():
+            is_sealed = (slot / SEAL_NAME).exists()
+            if is_sealed and (slot / SEAL_NAME).read_bytes() == seal:
+                return True
+        if not is_sealed:
+            receipt = self._setting.inbox.read_receipt(delivery)
+            if receipt is None or receipt.stage is not Stage.VERIFIED:
                 return False
-            if (slot / SEAL_NAME).read_bytes() == seal:
+            if (receipt.digest, receipt.files) == (sealed.summary.digest, sealed.summary.files):
                 return True
         found = error(
             "delivery-id-taken",
@@ -247,7 +258,8 @@ class WaypointRound:
             self._place_outcomes(delivery)
             self._files.place(f"{_RECEIPTS}/{delivery}.json", SmallBody(content, self._clock()))
             known = self._ledger.put(changed(known, receipt=digest))
-        about_this = (receipt.delivery, receipt.files) == (delivery, known.files)
+        digest_here = known.digest or receipt.digest  # older versions did not note it
+        about_this = (receipt.delivery, receipt.files, receipt.digest) == (delivery, known.files, digest_here)
         if self._setting.config.clear and receipt.proves_all and about_this and not known.cleared:
             # The seal stays: it tells the agent that nothing is left to carry.
             self._files.remove(Slot(delivery).data)

@@ -131,7 +131,8 @@ class RsyncSource:
 
     def listing(self, path: str, *how: str) -> Iterator[tuple[str, RemoteFile]]:
         """What rsync lists for `path`: names as it prints them, relative to it. Spooled to the disk: memory stays flat."""
-        with tempfile.TemporaryFile(prefix="lading-listing-") as spool:
+        doing = f"cannot keep what rsync lists in {tempfile.gettempdir()}"
+        with translating(doing, TARGET), tempfile.TemporaryFile(prefix="lading-listing-") as spool:
             listed = False
 
             def on_line(line: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from lading.errors import AccessDenied, Corrupted
 from lading.testing import trees
 from lading.testing.servers import missing_for_sshd
+from lading.testing.site import small_disk
 
 pytest.importorskip("asyncssh", reason="asyncssh is not installed (extra: sftp)")
 from lading.testing.fetching_scene import SESSION, proof
@@ -85,6 +87,19 @@ esac
         scene.fetcher(RsyncSource(RsyncConfig(target=str(scene.remote), program=str(program)))).round()
 
     assert [standing.folder.state for standing in scene.fetcher().standings()] == [Progressing.WAITING]
+
+
+@needs_rsync
+def test_a_listing_that_has_no_room_here_is_said(scene, tmp_path, monkeypatch):
+    # Seen: an error nobody foresaw ended the round.
+    scene.kind = "rsync"
+    trees.plain_tree(scene.remote / SESSION, files=200)
+    with small_disk(tmp_path / "small", "8k") as small:
+        monkeypatch.setattr(tempfile, "tempdir", str(small))
+        (found,) = scene.fetcher().round()
+
+    assert found.state is Progressing.WAITING
+    assert "cannot keep what rsync lists" in found.note
 
 
 def sealed_and_killed(scene, monkeypatch):

@@ -73,12 +73,16 @@ def test_a_sealed_delivery_comes_with_its_papers_and_the_receipt_goes_back(waypo
     assert trees.look(waypoint.remote) == before
 
 
-def test_another_delivery_under_an_id_that_the_inbox_has_is_held_and_not_cleared(waypoint):
+@pytest.mark.parametrize("withdrawn", [False, True])
+def test_another_delivery_under_an_id_that_the_inbox_has_is_held_and_not_cleared(waypoint, withdrawn):
+    # Seen, once the inbox had withdrawn its copy: cleared away by the receipt of the first, and the inbox did not look at it.
     first = _agent(waypoint)
     first.carry()
     waypoint.fetcher(waypoint=True).round()
     (parcel,) = waypoint.accepted()
     waypoint.inbox.write_receipt(*proof(waypoint.inbox.publish(parcel)), b"a key of the server")
+    if withdrawn:
+        waypoint.inbox.withdraw(parcel.delivery.id)
     other = _agent(waypoint, "test-delivery-2")
     slot = waypoint.remote / first.slot.path
     shutil.rmtree(slot)
@@ -179,6 +183,36 @@ def test_what_an_earlier_attempt_of_rsync_left_damaged_is_copied_again(scene):
     (found,) = scene.fetcher(waypoint=True).round()
 
     assert found.state is Progressing.FETCHED
+    assert trees.look(scene.accepted()[0].root) == trees.look(Path(errand.root))
+
+
+class WithoutPapers:
+    """A place, or a connection to it, whose server has the seals at hand and nothing else: a share that is coming back."""
+
+    def __init__(self, real):
+        self._real = real
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+    def connect(self):
+        return WithoutPapers(self._real.connect())
+
+    def look(self, path):
+        return None if path.endswith(".jsonl") else self._real.look(path)
+
+
+def test_what_is_held_in_a_waypoint_is_judged_anew_when_it_is_named(scene):
+    # Seen: nothing that anybody could type made it go on.
+    Inbox.create(scene.remote, limits=InboxLimits(keep_free_bytes=0))
+    errand = _agent(scene)
+    errand.carry()
+
+    (held,) = scene.fetcher(WithoutPapers(scene.place()), waypoint=True).round()
+    (still,) = scene.fetcher(waypoint=True).round()
+    (named,) = scene.fetcher(waypoint=True).round(only=errand.slot.delivery)
+
+    assert [found.state for found in (held, still, named)] == [Progressing.HELD, Progressing.HELD, Progressing.FETCHED]
     assert trees.look(scene.accepted()[0].root) == trees.look(Path(errand.root))
 
 
