@@ -4,14 +4,14 @@ The mark is one map annotation per delivery. Every Fileset is linked to it in th
 was begun can be found again, also by a machine without any memory of it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from lading.delivery import Delivery, Parcel
 from omero_importer.filesets import KeyValues
 from omero_importer.ice import ParametersI, model, rlong, rstring, unloaded, unwrap
-from omero_importer.session import Connection
+from omero_importer.session import ANYWHERE, Connection
 
 NS_DELIVERY = "lading/delivery"
 NS_VALUES = "openmicroscopy.org/omero/client/mapAnnotation"
@@ -22,11 +22,12 @@ _BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A mark that is there: of which delivery, and the digest of what that delivery held."""
+    """A mark that is there: of which delivery, the digest of what that delivery held, and the route by which it came."""
 
     id: int
     delivery: str
     digest: str
+    route: str = ""
 
 
 def marks(connection: Connection, delivery: Delivery) -> list[Mark]:
@@ -39,13 +40,29 @@ def marks(connection: Connection, delivery: Delivery) -> list[Mark]:
     parameters.add("ns", rstring(NS_DELIVERY))
     parameters.add("labels", rstring(str(delivery.labels)))
     ids = sorted(row[0] for row in unwrap(connection.queries.projection(query, parameters)))
-    found = []
+    return sorted(_read(connection, ids, {}), key=lambda mark: mark.id)
+
+
+def marks_on(connection: Connection, filesets: Sequence[int]) -> Iterator[tuple[int, Mark]]:
+    """The marks on Filesets in any group that we may see, each with its Fileset."""
+    query = (
+        "select l.parent.id, a.id from FilesetAnnotationLink l join l.child a"
+        " where l.parent.id in (:ids) and a.ns = :ns"
+    )
+    for batch in batches(filesets):
+        parameters = ParametersI().addIds(batch)
+        parameters.add("ns", rstring(NS_DELIVERY))
+        rows = unwrap(connection.queries.projection(query, parameters, ANYWHERE))
+        known = {mark.id: mark for mark in _read(connection, sorted({row[1] for row in rows}), ANYWHERE)}
+        yield from ((fileset, known[mark]) for fileset, mark in rows if mark in known)
+
+
+def _read(connection: Connection, ids: Sequence[int], where: Mapping[str, str]) -> Iterator[Mark]:
+    query = "select a from MapAnnotation a where a.id in (:ids)"
     for batch in batches(ids):
-        wanted = ParametersI().addIds(batch)
-        for one in connection.queries.findAllByQuery("select a from MapAnnotation a where a.id in (:ids)", wanted):
+        for one in connection.queries.findAllByQuery(query, ParametersI().addIds(batch), dict(where)):
             values = {pair.name: pair.value for pair in one.mapValue or ()}
-            found.append(Mark(one.id.val, values.get("delivery", ""), values.get("manifest", "")))
-    return sorted(found, key=lambda mark: mark.id)
+            yield Mark(one.id.val, values.get("delivery", ""), values.get("manifest", ""), values.get("route", ""))
 
 
 def make_mark(connection: Connection, parcel: Parcel) -> Mark:

@@ -6,7 +6,7 @@ by the next run.
 
 import hashlib
 import mimetypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from omero_importer import uploads
 from omero_importer.client_paths import client_path
 from omero_importer.filesets import Place
 from omero_importer.hashes import ALGORITHMS
-from omero_importer.ice import ParametersI, model, rlong, rstring, unloaded, unwrap
+from omero_importer.ice import ParametersI, model, rlist, rlong, rstring, unloaded, unwrap
 from omero_importer.session import Connection
 from omero_importer.settings import RepositorySettings, RouteSettings
 from omero_importer.sources import Source
@@ -37,22 +37,53 @@ class StoredAttachment:
     hasher: str
 
 
+_OF_A_FILE = " join a.file f left outer join f.hasher h where a.ns = :ns and a.description in (:ours)"
+
+
 def stored(connection: Connection, place: Place, deliveries: Sequence[str]) -> dict[str, StoredAttachment]:
     """The attachments of those deliveries on the place, by client path; of several, the oldest."""
     query = (
-        f"select a.description, f.id, f.size, f.hash, h.value, f.path, f.name from {place.kind}AnnotationLink l"  # noqa: S608
-        " join l.child a join a.file f left outer join f.hasher h where l.parent.id = :place and a.ns = :ns"
+        f"select a.id, f.id, f.size, f.hash, h.value, f.path, f.name from {place.kind}AnnotationLink l"  # noqa: S608
+        f" join l.child a{_OF_A_FILE} and l.parent.id = :place"
     )
+    found = _oldest(connection, query, deliveries, place.id)
+    return {path: one for path, (_, one) in found.items()}
+
+
+def put_back(connection: Connection, place: Place, deliveries: Sequence[str], wanted: Iterable[str]) -> None:
+    """Attach to the place what hangs there no more, though OMERO has it. `wanted`: client paths."""
+    lacking = set(wanted) - stored(connection, place, deliveries).keys()
+    if not lacking:
+        return
+    query = f"select a.id, f.id, f.size, f.hash, h.value, f.path, f.name from FileAnnotation a{_OF_A_FILE}"  # noqa: S608
+    links = []
+    for path, (annotation, _) in _oldest(connection, query, deliveries).items():
+        if path in lacking:
+            link = getattr(model, f"{place.kind}AnnotationLinkI")()
+            link.parent, link.child = unloaded(place.kind, place.id), unloaded("FileAnnotation", annotation)
+            links.append(link)
+    if links:
+        connection.updates.saveArray(links)
+
+
+def _oldest(
+    connection: Connection, query: str, deliveries: Sequence[str], place: int = -1
+) -> dict[str, tuple[int, StoredAttachment]]:
+    """By client path: the annotation and its file; of several, those with the oldest file."""
     parameters = ParametersI()
-    parameters.add("place", rlong(place.id))
     parameters.add("ns", rstring(NS_ATTACHMENT))
-    ours = {description(one) for one in deliveries}
-    found: dict[str, StoredAttachment] = {}
-    for said, file, size, checksum, hasher, path, name in unwrap(connection.queries.projection(query, parameters)):
-        if said in ours:
-            one = StoredAttachment(f"{path or ''}{name}", file, size or 0, checksum or "", hasher or "")
-            if one.path not in found or found[one.path].file > file:
-                found[one.path] = one
+    parameters.add("ours", rlist([rstring(description(one)) for one in deliveries]))
+    if place >= 0:
+        parameters.add("place", rlong(place))
+    found: dict[str, tuple[int, StoredAttachment]] = {}
+    if not deliveries:
+        return found
+    for annotation, file, size, checksum, hasher, path, name in unwrap(
+        connection.queries.projection(query, parameters)
+    ):
+        one = StoredAttachment(f"{path or ''}{name}", file, size or 0, checksum or "", hasher or "")
+        if one.path not in found or found[one.path][1].file > file:
+            found[one.path] = (annotation, one)
     return found
 
 

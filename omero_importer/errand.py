@@ -16,9 +16,11 @@ from omero_importer.holdings import ClientName, HeldFileset, Matching
 from omero_importer.ice import ParametersI, unwrap
 from omero_importer.ice_import import IceEngine
 from omero_importer.import_end import running_import
+from omero_importer.readback import Proof
 from omero_importer.session import Connection
 from omero_importer.settings import RepositorySettings, RouteSettings, filled
 from omero_importer.sources import Source
+from omero_importer.strays import Strays
 from omero_importer.target import Address, Container, Targets
 from omero_importer.underway import Interrupted
 from omero_importer.valve import Valve
@@ -113,10 +115,12 @@ class Errand:
         attaching = attachments.Attaching(
             connection, self.source, self.settings, self.route, place, self.parcel.delivery.id
         )
+        deliveries = [mark.delivery for mark in ours]
+        attachments.put_back(connection, place, deliveries, map(attaching.name, self.decision.attachments))
         if not lies_here(self.parcel):
-            there = attachments.stored(connection, place, [mark.delivery for mark in ours])
+            there = attachments.stored(connection, place, deliveries)
             self._demand_copy(path for path in self.decision.attachments if attaching.name(path) not in there)
-        self.sent.files += attaching.fill(self.decision.attachments, [mark.delivery for mark in ours], self.progress)
+        self.sent.files += attaching.fill(self.decision.attachments, deliveries, self.progress)
         self._describe(connection, place, images)
         placing.demand_belonging(connection, place, self.parcel.delivery.labels, self.decision.filesets, images)
         return place
@@ -141,11 +145,30 @@ class Errand:
                 self.interrupted.forget(upload)
                 self._remove(connection, number)
         missing = [plan for plan in self.decision.filesets if plan.key not in images]
+        if missing:
+            images |= self._take_back(connection, place, missing)
+            missing = [plan for plan in missing if plan.key not in images]
         if missing and not lies_here(self.parcel):
             self._demand_copy(plan.entry for plan in missing)
         for plan, record in self._engine(connection).import_filesets(missing, place, self.journal, self.progress):
             images[plan.key] = record.image_ids
             self._count(plan, record)
+        return images
+
+    def _take_back(
+        self, connection: Connection, place: Place, missing: Sequence[FilesetPlan]
+    ) -> dict[str, tuple[int, ...]]:
+        """What the mark does not lead to any more is marked again. Returns its images, by the fileset's key."""
+        delivery = self.parcel.delivery
+        proof = Proof(connection, self.source, self.decision, place, (), (), self.route)
+        name, entries = ClientName(place.prefix), self.source.entries
+        strays = Strays(connection, delivery, self.parcel.manifest.summary.digest, entries, name, proof.may_be)
+        found = {number: plan for plan, number in strays.of(missing)}
+        annotations.link(connection, place.mark, "Fileset", found)
+        images = {}
+        for one in holdings.described(connection, sorted(found), place):
+            self._mend(connection, place, one, found[one.id])
+            images[found[one.id].key] = tuple(sorted(one.images))
         return images
 
     def _demand_copy(self, missing: Iterable[str]) -> None:

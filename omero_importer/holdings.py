@@ -12,6 +12,8 @@ from omero_importer.ice import ParametersI, rlong, unwrap
 from omero_importer.session import Connection
 
 _FILESETS_AT_ONCE = 100
+_FILES_AT_ONCE = 50_000
+"""About 300 bytes each in an answer. A Fileset that is larger was never sent."""
 
 _FILES = (
     "select e.fileset.id, e.clientPath, o.id, o.size, o.hash, h.value, o.path, o.name"
@@ -66,7 +68,12 @@ def fileset_ids(connection: Connection, marks: Sequence[int]) -> list[int]:
 
 def held(connection: Connection, marks: Sequence[int], place: Place) -> Iterator[HeldFileset]:
     """The Filesets under the marks, without their files' checksums."""
-    for batch in batches(fileset_ids(connection, marks), _FILESETS_AT_ONCE):
+    yield from described(connection, fileset_ids(connection, marks), place)
+
+
+def described(connection: Connection, filesets: Sequence[int], place: Place) -> Iterator[HeldFileset]:
+    """These Filesets, without their files' checksums."""
+    for batch in _answerable(connection, filesets):
         found = {one: HeldFileset(one) for one in batch}
         paths: dict[int, set[str]] = defaultdict(set)
         entries = "select e.fileset.id, e.clientPath from FilesetEntry e where e.fileset.id in (:ids)"
@@ -84,11 +91,33 @@ def held(connection: Connection, marks: Sequence[int], place: Place) -> Iterator
             yield found[one]
 
 
-def stored_files(connection: Connection, filesets: Sequence[int]) -> Iterator[StoredFile]:
-    """The files of the Filesets."""
-    for batch in batches(filesets, _FILESETS_AT_ONCE):
-        for fileset, known_as, file, size, checksum, hasher, path, name in _rows(connection, _FILES, batch):
+def stored_files(
+    connection: Connection, filesets: Sequence[int], where: Mapping[str, str] | None = None
+) -> Iterator[StoredFile]:
+    """The files of the Filesets. `where`: the context of the query."""
+    for batch in _answerable(connection, filesets, where):
+        for fileset, known_as, file, size, checksum, hasher, path, name in _rows(
+            connection, _FILES, batch, where=where
+        ):
             yield StoredFile(fileset, known_as, file, size or 0, checksum or "", hasher or "", f"{path or ''}{name}")
+
+
+def _answerable(
+    connection: Connection, filesets: Sequence[int], where: Mapping[str, str] | None = None
+) -> Iterator[list[int]]:
+    """The Filesets in lists about whose files OMERO can answer in one message, which is of at most 64 MB."""
+    query = "select e.fileset.id, count(e.id) from FilesetEntry e where e.fileset.id in (:ids) group by e.fileset.id"
+    for many in batches(filesets, _FILESETS_AT_ONCE):
+        counts = {row[0]: row[1] for row in _rows(connection, query, many, where=where)}
+        some: list[int] = []
+        files = 0
+        for one in many:
+            files += counts.get(one, 0)
+            if some and files > _FILES_AT_ONCE:
+                yield some
+                some, files = [], counts.get(one, 0)
+            some.append(one)
+        yield some
 
 
 class Matching:
@@ -115,9 +144,11 @@ class ClientName:
         return client_path(self.prefix + path)
 
 
-def _rows(connection: Connection, query: str, ids: Sequence[int], *, place: int = -1) -> list[list[Any]]:
+def _rows(
+    connection: Connection, query: str, ids: Sequence[int], *, place: int = -1, where: Mapping[str, str] | None = None
+) -> list[list[Any]]:
     parameters = ParametersI().addIds(list(ids))
     if place >= 0:
         parameters.add("place", rlong(place))
-    rows: list[list[Any]] = unwrap(connection.queries.projection(query, parameters))
+    rows: list[list[Any]] = unwrap(connection.queries.projection(query, parameters, dict(where or {})))
     return rows

@@ -22,6 +22,7 @@ from omero_importer.sources import Source
 
 _READ_AT_ONCE = 50
 """So many files one request lets the server read again: it answers when it has read them all."""
+_FILES_AT_ONCE = 50_000
 _BLOCK = 1 << 20
 
 
@@ -43,6 +44,11 @@ class Proof:
             yield _outcome(self.source.entries[name], Outcome.FILTERED, reason)
         yield from self._filesets()
         yield from self._attachments()
+
+    def may_be(self, entry: Entry, stored: StoredFile) -> bool:
+        """Whether nothing that OMERO says of its file speaks against its being ours."""
+        verdict = self._compared(entry, stored.checksum, stored.hasher, stored.size, stored.id)
+        return verdict.outcome in (Outcome.VERIFIED, Outcome.UNVERIFIED)
 
     def _filesets(self) -> Iterator[FileOutcome]:
         name = ClientName(self.place.prefix)
@@ -168,7 +174,7 @@ def _batched(found: Iterator[HeldFileset], size: int) -> Iterator[list[HeldFiles
     batch: list[HeldFileset] = []
     for one in found:
         batch.append(one)
-        if len(batch) == size:
+        if len(batch) == size or sum(len(each.paths) for each in batch) > _FILES_AT_ONCE:
             yield batch
             batch = []
     if batch:

@@ -37,6 +37,8 @@ _LEAVING_S = 5.0
 _REJOINS_S = (0.1, 0.3, 0.9)
 """Between attempts to join a session that the server still takes us for connected to."""
 _CLIENT_ID = str(omero.constants.CLIENTUUID)
+ANYWHERE = {"omero.group": "-1"}
+"""The context of a query that looks at all groups which the user may see."""
 
 # It would print what we say better, and its warnings go to the root logger's default handler.
 for _name in ("omero.client", "omero.util.Resources"):
