@@ -34,6 +34,7 @@ from transport.naming import refuse_names
 from transport.remote import CopiesTrees, HandsOver
 from transport.stalling import Watched
 
+_CHANGED = "changed-after-fetch"
 _VANISHED = "vanished-before-fetch"
 _MAX_TIME = 1 << 63  # nanoseconds, in the year 2262: more does not go into a manifest
 
@@ -124,7 +125,11 @@ class ForeignRound:
             )
             return changed(known, state=Progressing.CHANGED, findings=(*known.findings, found), note=found.message)
         if known.state is Progressing.CHANGED and not given_back:
-            return known
+            if known.fingerprint != look.fingerprint:
+                return known
+            # It is what was fetched again: a server left something out of one answer, or somebody put it back.
+            rest = tuple(found for found in known.findings if found.code != _CHANGED)
+            return changed(known, state=Progressing.FETCHED, findings=rest, note="")
         same = known.fingerprint == look.fingerprint
         if known.state is Progressing.HELD and same and known.findings:
             return known

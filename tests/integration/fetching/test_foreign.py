@@ -230,6 +230,21 @@ def test_a_change_after_the_fetch_is_told(scene):
     assert "changed-after-fetch" in {f.code for f in found.findings}
 
 
+def test_what_is_as_it_was_fetched_again_is_not_called_changed(scene):
+    # Seen: one short answer of a server, and the folder counted as unsafe for ever.
+    source = trees.plain_tree(scene.remote / SESSION)
+    fetcher = scene.fetcher()
+    scene.settled(fetcher)
+    (source / "series-0").rename(scene.folder / "away")
+    (told,) = fetcher.round()
+    (scene.folder / "away").rename(source / "series-0")
+
+    (found,) = fetcher.round()
+
+    assert told.state is Progressing.CHANGED
+    assert (found.state, found.findings) == (Progressing.FETCHED, ())
+
+
 def test_what_vanishes_before_it_was_fetched_is_told(any_scene):
     scene = any_scene
     source = trees.plain_tree(scene.remote / SESSION)
