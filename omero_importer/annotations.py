@@ -22,23 +22,33 @@ _BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A mark that is there: of which delivery, the digest of what that delivery held, and the route by which it came."""
+    """A mark that is there: of which delivery, the digest of what that held, by which route and under which labels it came."""
 
     id: int
     delivery: str
     digest: str
     route: str = ""
+    labels: str = ""
 
 
 def marks(connection: Connection, delivery: Delivery) -> list[Mark]:
     """The marks of everything that was ever delivered under the labels of `delivery`, oldest first."""
+    return _with(connection, "labels", str(delivery.labels))
+
+
+def marks_of(connection: Connection, delivery: Delivery) -> list[Mark]:
+    """The marks of `delivery` itself, whatever labels it had then, oldest first."""
+    return _with(connection, "delivery", delivery.id)
+
+
+def _with(connection: Connection, name: str, value: str) -> list[Mark]:
     query = (
         "select distinct a.id from MapAnnotation a join a.mapValue v"
-        " where a.ns = :ns and v.name = 'labels' and v.value = :labels"
+        " where a.ns = :ns and v.name = :name and v.value = :value"
     )
     parameters = ParametersI()
-    parameters.add("ns", rstring(NS_DELIVERY))
-    parameters.add("labels", rstring(str(delivery.labels)))
+    for key, text in (("ns", NS_DELIVERY), ("name", name), ("value", value)):
+        parameters.add(key, rstring(text))
     ids = sorted(row[0] for row in unwrap(connection.queries.projection(query, parameters)))
     return sorted(_read(connection, ids, {}), key=lambda mark: mark.id)
 
@@ -62,7 +72,8 @@ def _read(connection: Connection, ids: Sequence[int], where: Mapping[str, str]) 
     for batch in batches(ids):
         for one in connection.queries.findAllByQuery(query, ParametersI().addIds(batch), dict(where)):
             values = {pair.name: pair.value for pair in one.mapValue or ()}
-            yield Mark(one.id.val, values.get("delivery", ""), values.get("manifest", ""), values.get("route", ""))
+            known = (values.get(name, "") for name in ("delivery", "manifest", "route", "labels"))
+            yield Mark(one.id.val, *known)
 
 
 def make_mark(connection: Connection, parcel: Parcel) -> Mark:

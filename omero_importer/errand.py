@@ -6,6 +6,7 @@ from functools import partial
 
 from lading.delivery import Parcel
 from lading.errors import Refused, TargetUnavailable
+from lading.listing.names import printable
 from lading.ports import Journal, NoProgress, Progress
 from omero_importer import annotations, attachments, graphs, holdings, placing, uploads
 from omero_importer.annotations import Mark
@@ -81,6 +82,8 @@ class Errand:
         if not ours and self.route.on_existing == "refuse":
             for other in found:
                 self._demand_empty(connection, other)
+        if not ours:
+            self._demand_nothing_under_other_labels(connection)
         return ours
 
     def _ours(self, found: Sequence[Mark]) -> list[Mark]:
@@ -96,6 +99,18 @@ class Errand:
             safe=_SAFE,
             next_command=f"lading fix {delivery.id} --session OTHER-LABEL",
         )
+
+    def _demand_nothing_under_other_labels(self, connection: Connection) -> None:
+        """It may have been corrected when a part of it was in OMERO already, which nobody would look for there any more."""
+        delivery = self.parcel.delivery
+        for mark in annotations.marks_of(connection, delivery):
+            if mark.labels != str(delivery.labels) and _has_content(connection, mark):
+                raise Refused(
+                    f"importing {delivery.labels}: a part of this delivery is in OMERO already, as {printable(mark.labels)}; it is "
+                    "not imported a second time",
+                    safe=_SAFE,
+                    next_command=f"remove {printable(mark.labels)} in OMERO, then: lading retry {delivery.id}",
+                )
 
     def place(self, target: Container, mark: int) -> Place:
         """Where the images go."""

@@ -188,3 +188,22 @@ def test_the_same_session_may_go_to_two_groups_by_two_routes(world: OmeroWorld) 
 
     assert all_verified(by_path(world.importer().verify(other_route, carry_out(world.importer(), other_route))), again)
     assert len(filesets(world, parcel)) == 2
+
+
+def test_labels_are_corrected_when_a_part_was_imported(world: OmeroWorld) -> None:
+    parcel = world.parcel(images=3)
+    world.sandbox.faults(import_errors=["import-unknown-format"])
+    with pytest.raises(Refused):
+        carry_out(world.importer(), parcel)
+    labels = replace(parcel.delivery.labels, session="MR2")
+    corrected = replace(parcel, delivery=replace(parcel.delivery, labels=labels))
+
+    with pytest.raises(Refused, match=f"in OMERO already, as {parcel.delivery.labels}") as refused:
+        carry_out(world.importer(), corrected)
+    assert filesets(world, corrected) == []
+    assert str(parcel.delivery.labels) in refused.value.next_command
+
+    query = "select l.child.id from ProjectDatasetLink l where l.parent.name = :p"
+    remove(world, "Dataset", query, p=world.project)
+    assert all_verified(bring_home(world.importer(), corrected), corrected)
+    assert len(filesets(world, corrected)) == 3
