@@ -26,6 +26,8 @@ from omero_importer.filesets import FilesetPlan, KeyValues
 
 MAX_BYTES = 16 << 20
 MAX_PAIRS = 200_000
+MAX_GIVEN = 2_000_000
+"""Pairs that sidecars of folders give to images, each counted for every image."""
 MAX_KEY = 255
 MAX_VALUE = 10_000
 _MAX_DEPTH = 8
@@ -64,6 +66,7 @@ def read_all(base: Path, paths: Iterable[str], filesets: Sequence[FilesetPlan], 
     session: list[Pair] = []
     by_file: dict[str, list[Pair]] = {}
     findings: list[Finding] = []
+    given = 0
     for path in sidecars:
         folder = path.rpartition("/")[0]
         try:
@@ -74,7 +77,12 @@ def read_all(base: Path, paths: Iterable[str], filesets: Sequence[FilesetPlan], 
             )
             continue
         if folder:
-            for entry in targets.below(folder):
+            below = list(targets.below(folder))
+            given += len(below) * len(content.pairs)
+            if given > MAX_GIVEN:
+                findings.append(_too_much(path, len(content.pairs), len(below)))
+                break
+            for entry in below:
                 by_file.setdefault(entry, []).extend(content.pairs)
         else:
             session += content.pairs
@@ -247,6 +255,15 @@ def _pair(key: str, value: str) -> Pair:
         if bad:
             raise _UnclearError(f"the pair {printable(key)!r:.80} holds the control character {bad!r}")
     return key, value
+
+
+def _too_much(path: str, pairs: int, images: int) -> Finding:
+    return error(
+        "sidecar-unclear",
+        f"{printable(path)} gives {pairs} values to each of {images} images; with what other folders give, more than {MAX_GIVEN}",
+        path=path,
+        hint="put it into the top folder, where it speaks of the session",
+    )
 
 
 def _unknown(path: str, name: str) -> Finding:

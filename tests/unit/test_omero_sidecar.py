@@ -136,6 +136,16 @@ def test_what_is_not_clear_is_a_finding(tmp_path: Path, name: str, content: str 
     assert len(values.findings[0].message) < 400
 
 
+def test_a_folders_values_for_very_many_images_are_a_finding_and_not_made(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "metadata.csv").write_text("key,value\n" + "".join(f"k{n},v\n" for n in range(10_000)))
+    plans = [FilesetPlan((f"d/{number}.tif",)) for number in range(300)]
+
+    values = read_all(tmp_path, ["d/metadata.csv"], plans, names=SIDECARS)
+
+    assert (codes(values), values.file_values) == (["sidecar-unclear"], {})
+
+
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("key,value\npassword,x\n")
