@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
-from pydicom import config as pydicom_config
 
 from lading.checks import dicom_fast
 from transport.dicom_settings import FIELDS, as_label
@@ -34,13 +33,12 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """The header of the DICOM file `path`; pixels are not read. Raises ValueError for what is no usable image."""
+    # pydicom warns of values that break its rules, and gives them. Its `disable_value_validation` is the whole process's: where two
+    # threads use it at once, it stays as one of them left it.
     try:
-        with pydicom_config.disable_value_validation():
-            image = pydicom.dcmread(
-                path, stop_before_pixels=True, specific_tags=[*FIELDS, _ANNOUNCED, "SOPInstanceUID"]
-            )
-            fields = {name: _text(image.get(name)) for name in FIELDS}
-            sop_instance, announced = _text(image.get("SOPInstanceUID")), _text(image.get(_ANNOUNCED))
+        image = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*FIELDS, _ANNOUNCED, "SOPInstanceUID"])
+        fields = {name: _text(image.get(name)) for name in FIELDS}
+        sop_instance, announced = _text(image.get("SOPInstanceUID")), _text(image.get(_ANNOUNCED))
     except Exception as exc:  # what pydicom raises for strangers' bytes is not a closed list
         raise ValueError(f"not DICOM that can be read: {type(exc).__name__}") from exc
     if not fields["StudyInstanceUID"] or not sop_instance:

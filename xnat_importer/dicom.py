@@ -1,11 +1,15 @@
 """The few facts about a DICOM object that routing and proof need, read without pixels."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 from lading.checks.dicom_headers import DicomUnreadable, read_header
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 _TAGS = ["SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
 # What a reader may raise for bytes that are not what they seem; pydicom's own InvalidDicomError comes with it.
@@ -70,9 +74,25 @@ def substance(file: Path | BinaryIO) -> Substance | None:
         for name in _PIXELS:
             if name in found:
                 del found[name]
-        header = hashlib.sha256(found.to_json(suppress_invalid_tags=True).encode()).hexdigest()
+        header = _digest_of(found)
         syntax = str(found.file_meta.get("TransferSyntaxUID", ""))
         sop = str(found.get("SOPInstanceUID") or "")
     except (InvalidDicomError, *_UNREADABLE):
         return None
     return Substance(sop, syntax, hashlib.sha256(pixels).hexdigest() if pixels else "", header)
+
+
+def _digest_of(header: "Dataset") -> str:
+    """Of every element: what DICOM's JSON says of it, else its bytes.
+
+    Not by `to_json(suppress_invalid_tags=True)`: that makes pydicom strict for the whole process while it runs, and for good when
+    two threads do it at once; from then on files that other readers take are unreadable here.
+    """
+    digest = hashlib.sha256()
+    for tag in sorted(header.keys()):
+        try:
+            said: object = header[tag].to_json_dict(bulk_data_element_handler=None, bulk_data_threshold=1024)
+        except Exception:  # noqa: BLE001 - strangers' bytes; pydicom itself names no closed list here
+            said = repr(header.get_item(tag).value)
+        digest.update(json.dumps([str(tag), said], sort_keys=True).encode())
+    return digest.hexdigest()
