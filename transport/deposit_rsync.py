@@ -186,7 +186,8 @@ class RsyncDeposit:
             cwd=root,
             names=[file.path for file in files],
             pace=self._pace,
-            patience=self._way.patience,
+            # To compare content, the other side reads whole files in silence.
+            patience=None if how == "--checksum" else self._way.patience,
         )
 
     def _different(self, root: Path, paths: Iterable[str]) -> set[str]:
