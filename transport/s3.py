@@ -74,7 +74,7 @@ class S3Config:
     stale_days: float = 7.0
     connect_timeout: float = 10.0
     timeout: float = 30.0
-    tries: int = 2
+    tries: int = 3
 
     def __attrs_post_init__(self) -> None:
         """Refuse what cannot work. Raises ValueError, which `structure` turns into a ConfigError."""

