@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,18 +10,12 @@ from lading.errors import AccessDenied, SourceChanged
 from lading.testing import trees
 from lading.testing.servers import make_key, missing_for_sshd, sshd
 from lading.testing.site import Desk, Site
-from lading.testing.two_hosts import FACTORY, Hosts, two_hosts
+from lading.testing.two_hosts import FACTORY, Hosts
 
 pytestmark = [
     pytest.mark.skipif(not shutil.which("rsync"), reason="rsync is not installed (Debian: rsync)"),
     pytest.mark.skipif(bool(missing_for_sshd()), reason=missing_for_sshd()),
 ]
-
-
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    with two_hosts(tmp_path) as both:
-        yield both
 
 
 # What the staging host runs for us while it has our key: it tries the key at another host too, and then where it may go.

@@ -18,19 +18,13 @@ from lading.testing.faultproxy import FaultProxy
 from lading.testing.servers import free_port, make_key, missing_for_sshd
 from lading.testing.site import Desk, Site, command_lines, settle
 from lading.testing.transport_suite import TransportSuite
-from lading.testing.two_hosts import FACTORY, Hosts, two_hosts
+from lading.testing.two_hosts import FACTORY, Hosts
 from transport.rsync_third_party import PLAN, ThirdPartyRsync
 
 pytestmark = [
     pytest.mark.skipif(not shutil.which("rsync"), reason="rsync is not installed (Debian: rsync)"),
     pytest.mark.skipif(bool(missing_for_sshd()), reason=missing_for_sshd()),
 ]
-
-
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    with two_hosts(tmp_path) as both:
-        yield both
 
 
 @pytest.fixture
