@@ -35,7 +35,8 @@ class RsyncConfig:
     `password`: the daemon's, as env:NAME, file:PATH or keyring:SERVICE/USER. `ca_file`: whom TLS trusts instead of the system's
     list; `server_name`: the name in the certificate, when it is not the host's. A daemon without TLS hides neither data nor
     password: it is refused unless it is on this machine or `plain = true`.
-    `timeout`: seconds of silence before a transfer counts as broken; checksums of a huge file take that long on a slow
+    `timeout`: seconds of silence before a transfer counts as broken (rsync's --timeout; while we send, Lading itself waits
+    three times as long for a sign of the other side); checksums of a huge file take that long on a slow
     disk. `connect_timeout`: seconds for the connection. `chmod`: permissions in the inbox (rsync's --chmod). `fsync`:
     each file is forced to the remote disk before the seal; without it the inbox does that when it reads everything
     back. `compress` suits slow lines. `names`: what the inbox's disk refuses ("posix", "windows", "smb").
