@@ -19,6 +19,12 @@ Settings = Mapping[str, object]
 """One part's own table of the TOML file, unvalidated; the part turns it into its config (attrs + cattrs, no extra keys)."""
 
 
+PLANNED = "rsync-plan"
+"""Journal key of a transport that steers other hosts: what their dry run said, before anything moves; the run must equal it.
+
+JSON: files, bytes, and a digest. Whoever shows a delivery shows this."""
+
+
 class Journal(Protocol):
     """A few durable notes that a part keeps about one delivery (a Globus task id, an XNAT import request)."""
 

@@ -22,14 +22,12 @@ from lading.config import structure
 from lading.delivery import Cargo, Slot
 from lading.errors import AccessDenied, ConfigError, LadingError, SourceChanged
 from lading.manifest import Manifest
-from lading.ports import Journal, Progress, Settings, TransportTraits
+from lading.ports import PLANNED, Journal, Progress, Settings, TransportTraits
 from transport.pacing import Pace
 from transport.rsync import RsyncTransport
 from transport.rsync_places import SAFE, OverSsh, RsyncConfig, ssh_words
 from transport.rsync_run import Ended, Rsync, as_listed, unescaped
 
-PLAN = "rsync-plan"
-"""Journal key: files, bytes and digest of what the dry run said; the run must move exactly that."""
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.$-]*@[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _AGENT_LIFE_S = 7 * 24 * 3600
 _NAMED = 5
@@ -126,7 +124,7 @@ class ThirdPartyRsync(RsyncTransport):
         if ended.code:
             raise ended.error(f"cannot plan what {self._staging.host} would fetch from {self._third.source.host}")
         if self._journal:
-            self._journal.note(PLAN, planned.as_json())
+            self._journal.note(PLANNED, planned.as_json())
         self._planned = planned
         super()._send_files(root, manifest, slot, progress, by_content=by_content)
 

@@ -30,7 +30,7 @@ from lading.glance import glance
 from lading.listing.names import NameLimits
 from lading.listing.survey import survey
 from lading.manifest import Manifest, make, unchanged
-from lading.ports import Journal, Progress, Transport
+from lading.ports import PLANNED, Journal, Progress, Transport
 from lading.seal import Seal, is_sealed, label_findings, read_seal, seal
 
 log = structlog.get_logger()
@@ -45,8 +45,6 @@ LOCKED_FILE_ATTEMPTS = 6
 
 RESEND = "resend"
 REPLANNED_FROM = "replanned-from"
-PLANNED = "rsync-plan"
-"""Under this key a transport that steers other hosts notes what their dry run said (JSON: files, bytes), before anything moves."""
 _PROGRESS_EVERY_S = 1.0
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lading.errors import ConfigError, SourceChanged
+from lading.ports import PLANNED
 from lading.testing import trees
 from lading.testing.carrying import Errand
 from lading.testing.faultproxy import FaultProxy
@@ -19,7 +20,7 @@ from lading.testing.servers import free_port, make_key, missing_for_sshd
 from lading.testing.site import Desk, Site, command_lines, settle
 from lading.testing.transport_suite import TransportSuite
 from lading.testing.two_hosts import FACTORY, Hosts
-from transport.rsync_third_party import PLAN, ThirdPartyRsync
+from transport.rsync_third_party import ThirdPartyRsync
 
 pytestmark = [
     pytest.mark.skipif(not shutil.which("rsync"), reason="rsync is not installed (Debian: rsync)"),
@@ -151,7 +152,7 @@ class TestThirdPartyRsync(TransportSuite):
 
         errand.carry()
 
-        plan = json.loads(errand.journal.recall(PLAN) or "{}")
+        plan = json.loads(errand.journal.recall(PLANNED) or "{}")
         assert (plan["files"], plan["bytes"]) == (12, sum(size for size, _ in trees.look(Path(errand.root)).values()))
 
 
@@ -197,7 +198,7 @@ def test_s17_what_vanished_and_what_cannot_be_read_are_named_and_a_retry_complet
     assert "image-0001.dcm" in lost.value.message
     assert "image-0003.dcm (Permission denied)" in lost.value.message
     assert not desk.is_sealed(errand)
-    plan = json.loads(errand.journal.recall(PLAN) or "{}")
+    plan = json.loads(errand.journal.recall(PLANNED) or "{}")
     assert plan["files"] == 12
 
     hosts.data.authorized_keys.write_text(keys)
