@@ -46,9 +46,9 @@ class S3Config:
     `ca`: certificates (PEM) to trust instead of the usual ones. `addressing`: "path", "virtual", "auto".
     `sse`: "AES256" or "aws:kms" with `kms_key`; `storage_class` as the server names it, like "STANDARD_IA".
     `part_mib`: files larger than that go in parts of it; `parts_at_once`: over all files, each held in memory; `streams`:
-    files at a time. `checksum`: "crc32" hands the server the checksum of each part and of the whole object, "none" is for
-    servers that refuse it (each part then has its MD5 alone). `trust_checksums`: believe the SHA-256 that the server keeps
-    of an object instead of reading it back; Amazon proves it on arrival, others may only store what they were told.
+    files at a time (Amazon's own tools: ten). `checksum`: "crc32" hands the server the checksum of each part and of the
+    whole object, "none" is for servers that refuse it (each part then has its MD5 alone). `trust_checksums`: believe the
+    SHA-256 that the server keeps of an object instead of reading it back; Amazon proves it on arrival, others may only store what they were told.
     `stale_days`: unfinished uploads of deliveries that are older are given up, 0 keeps them.
     `connect_timeout` and `timeout` (seconds without an answer); `tries` of each request.
     """
@@ -68,7 +68,7 @@ class S3Config:
     storage_class: str = ""
     part_mib: int = 8
     parts_at_once: int = 8
-    streams: int = 4
+    streams: int = 8
     checksum: str = "crc32"
     trust_checksums: bool | None = None
     stale_days: float = 7.0
