@@ -30,6 +30,7 @@ from transport.ftps_connection import (
     meaning,
     patience,
     refuse_unsayable,
+    together,
     translating,
 )
 from transport.ftps_listing import lines_of, machine_answer, machine_entry, seconds_of, stamp_of, unix_entry
@@ -186,12 +187,13 @@ class FtpsFiles:
             self._absolute(path)  # before anything is sent
             offset = self._continued(part, body) if body.size > _SMALL else 0
             try:
-                self._send(part, body, offset, doing)
+                heard_all = self._send(part, body, offset, doing)
             except (Unreachable, ftplib.error_temp) as exc:
                 self._raise_if_full(part, str(exc))
                 raise
             # Few servers insist that TLS ends properly: to the others a line that was cut on the way is a shorter file.
-            arrived = self._size(part)
+            # One that answers the end has heard it; it is asked about large files all the same.
+            arrived = body.size if heard_all and body.size <= _SMALL else self._size(part)
             if arrived != body.size:
                 self._delete(part)
                 raise Corrupted(f"{doing}: {arrived or 0:,} bytes arrived of {body.size:,}")
@@ -284,13 +286,15 @@ class FtpsFiles:
         stored = b"".join(self.read(part, start))
         return there if stored == b"".join(body.blocks(start, there - start)) else 0
 
-    def _send(self, part: str, body: Body, offset: int, doing: str) -> None:
+    def _send(self, part: str, body: Body, offset: int, doing: str) -> bool:
+        """Whether the server has said that it heard the end of it."""
         blocks = body.blocks(offset)
         data = self._ftp.transfercmd(f"STOR {self._absolute(part)}", rest=offset or None)
         try:
             for block in self._of_source(blocks, data):
-                data.sendall(block)
-            _ended(data)
+                with together(data):
+                    data.sendall(block)
+            heard_all = _ended(data)
         except OSError as exc:
             data.close()
             said = last_word(self._ftp)
@@ -299,6 +303,7 @@ class FtpsFiles:
             raise
         data.close()
         self._ftp.voidresp()
+        return heard_all
 
     def _raise_if_full(self, part: str, said: str) -> None:
         """proftpd calls the last write, of which half fits, an input/output error: a second one is told what is the matter."""
@@ -459,12 +464,16 @@ class FtpsFiles:
         return f"{shown(path) or 'the folder'} of {self._login.name}"
 
 
-def _ended(data: socket.socket) -> None:
-    """Say properly that this is all: a server may take a line that breaks off for an attack."""
+def _ended(data: socket.socket) -> bool:
+    """Say properly that this is all: a server may take a line that breaks off for an attack. Whether the server answered."""
     unwrap = getattr(data, "unwrap", None)
-    if unwrap is not None:
-        with suppress(OSError):  # some do not answer, they have it all
-            unwrap()
+    if unwrap is None:
+        return False
+    try:
+        unwrap()
+    except OSError:  # some do not answer, they have it all
+        return False
+    return True
 
 
 def _hex_in(said: str, algorithm: str) -> str:

@@ -80,6 +80,8 @@ class Watched:
 
     def __init__(self, files: RemoteFiles, stall_s: float | None) -> None:
         self._files, self._stall_s = files, stall_s
+        # Asked once: this question takes as long as all the rest of a call.
+        self._many = files if isinstance(files, PlacesMany) else None
         self._lock = threading.Lock()
         self._calls = self._waiting_for_us = 0
         self._moved = time.monotonic()
@@ -88,7 +90,7 @@ class Watched:
     @property
     def places_many(self) -> bool:
         """Whether small files go together."""
-        return isinstance(self._files, PlacesMany)
+        return self._many is not None
 
     @property
     def inner(self) -> RemoteFiles:
@@ -123,8 +125,8 @@ class Watched:
     def place_many(self, bodies: Iterable[tuple[str, Body]]) -> None:
         """See the role."""
         with _Call(self):
-            if isinstance(self._files, PlacesMany):
-                self._files.place_many((path, _Ticking(body, self)) for path, body in bodies)
+            if self._many:
+                self._many.place_many((path, _Ticking(body, self)) for path, body in bodies)
                 return
             for path, body in bodies:
                 self._files.place(path, _Ticking(body, self))
