@@ -48,7 +48,8 @@ class S3Config:
     `part_mib`: files larger than that go in parts of it; `parts_at_once`: over all files, each held in memory; `streams`:
     files at a time (Amazon's own tools: ten). `checksum`: "crc32" hands the server the checksum of each part and of the
     whole object, "none" is for servers that refuse it (each part then has its MD5 alone). `trust_checksums`: believe the
-    SHA-256 that the server keeps of an object instead of reading it back; Amazon proves it on arrival, others may only store what they were told.
+    SHA-256 that the server keeps of an object instead of reading it back; Amazon proves it on arrival, others may only
+    store what they were told.
     `stale_days`: unfinished uploads of deliveries that are older are given up, 0 keeps them.
     `connect_timeout` and `timeout` (seconds without an answer); `tries` of each request.
     """
