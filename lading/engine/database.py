@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
@@ -18,6 +18,16 @@ Pool = ConnectionPool[Connection]
 
 _MIGRATING = 0x1AD1
 _SCHEMAS = "lading, procrastinate"
+_LIMITS = {
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+"""libpq's words. Keepalives notice a host that vanished while we wait for it; what we sent it before, the kernel would go on
+sending for a quarter of an hour: `tcp_user_timeout` (in ms) ends that, at the same time."""
 
 
 @contextlib.contextmanager
@@ -35,16 +45,10 @@ def recording(doing: str) -> Iterator[None]:
 
 
 def conninfo(dsn: str, name: str = "lading") -> str:
-    """`dsn` with our schemas on the search path and limits that let a dead database be noticed within seconds."""
-    return make_conninfo(
-        dsn,
-        application_name=name,
-        connect_timeout=10,
-        options=f"-c search_path={_SCHEMAS.replace(' ', '')}",
-        keepalives_idle=10,
-        keepalives_interval=5,
-        keepalives_count=3,
-    )
+    """`dsn` with our schemas on the search path, and limits (the dsn's own, else ours) that let a dead database be noticed soon."""
+    said = conninfo_to_dict(dsn)
+    limits = {key: value for key, value in _LIMITS.items() if key not in said}
+    return make_conninfo(dsn, application_name=name, options=f"-c search_path={_SCHEMAS.replace(' ', '')}", **limits)
 
 
 def connect(dsn: str, name: str = "lading") -> Connection:

@@ -5,6 +5,7 @@ Uses asyncio in a thread of its own: aborting a socket while another thread sits
 
 import asyncio
 import contextlib
+import ctypes
 import functools
 import socket
 import struct
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 _BLOCK = 1 << 17
+_SO_ATTACH_FILTER = 26
 
 
 @dataclass
@@ -36,9 +38,9 @@ class Faults:
 
 
 class FaultProxy:
-    """Listens on 127.0.0.1 (`port`) and connects to `target`. A context manager.
+    """Listens on 127.0.0.1 (`port`) and connects to `target`, an address, or the folder and number of a PostgreSQL's socket.
 
-    `passed` and `returned` count the bytes from the clients and from the servers.
+    A context manager. `passed` and `returned` count the bytes from the clients and from the servers.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
@@ -80,6 +82,10 @@ class FaultProxy:
         """Reset every connection now."""
         self._loop.call_soon_threadsafe(self._cut_all)
 
+    def vanish(self) -> None:
+        """From now on nothing comes back, not even an acknowledgement: a host whose power is off, or a line that is cut. Linux."""
+        asyncio.run_coroutine_threadsafe(self._vanish_all(), self._loop).result(10)
+
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=_BLOCK))
@@ -110,7 +116,7 @@ class FaultProxy:
             _reset(writer)
             return
         try:
-            up_reader, up_writer = await asyncio.open_connection(*(target or self.target), limit=_BLOCK)
+            up_reader, up_writer = await _connected(target or self.target)
         except OSError:
             _reset(writer)
             return
@@ -125,6 +131,12 @@ class FaultProxy:
             self._live.discard(one)
             self._up.discard(one)
             one.close()
+
+    async def _vanish_all(self) -> None:
+        listening = [sock for server in (self._server, *self._more) for sock in server.sockets]
+        accepted = [writer.get_extra_info("socket") for writer in self._live - self._up]
+        for sock in (*listening, *accepted):
+            _deafen(sock)
 
     def _lose_all(self) -> None:
         """Every line to a server is reset; whoever pumps into or out of it stands still until the proxy ends."""
@@ -178,6 +190,20 @@ class FaultProxy:
             data = _flipped(data, at - self.returned)
         self.returned += len(data)
         return data
+
+
+async def _connected(target: tuple[str, int]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = target
+    if host.startswith("/"):
+        return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}", limit=_BLOCK)
+    return await asyncio.open_connection(host, port, limit=_BLOCK)
+
+
+def _deafen(sock: "socket.socket | asyncio.trsock.TransportSocket") -> None:
+    """The kernel drops whatever comes in for `sock` before TCP sees it, by a filter of one instruction ("keep 0 bytes")."""
+    instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+    program = struct.pack("HP", 1, ctypes.addressof(instruction))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 def _flipped(data: bytes, index: int) -> bytes:

@@ -1,5 +1,7 @@
 """The database: where it runs, how its schema grows, and that a job is queued with the stage or not at all."""
 
+import os
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ from lading.engine.postgres import Cluster
 from lading.engine.reaper import Reaper, wake_idle
 from lading.errors import EngineError
 from lading.testing.engine_site import bare_database
+from lading.testing.faultproxy import FaultProxy
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +60,50 @@ def test_the_last_who_leaves_stops_the_database(tmp_path: Path) -> None:
 def test_a_deep_home_has_its_socket_elsewhere_and_leaves_nothing(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path / ("deep" * 20) / "pg")
     with cluster.used() as dsn:
-        socket = Path(psycopg.conninfo.conninfo_to_dict(dsn)["host"])
+        folder = Path(psycopg.conninfo.conninfo_to_dict(dsn)["host"])
         psycopg.connect(dsn).close()
-        assert tmp_path not in socket.parents
+        assert tmp_path not in folder.parents
 
-    assert not socket.exists()
+    assert not folder.exists()
+
+
+def test_a_host_that_vanishes_without_a_word_is_noticed(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {**database._LIMITS, "keepalives_idle": 1, "keepalives_interval": 1, "tcp_user_timeout": 2_000}
+    monkeypatch.setattr(database, "_LIMITS", limits)
+    parts = psycopg.conninfo.conninfo_to_dict(dsn)
+    with FaultProxy((str(parts["host"]), 5432)) as proxy:
+        there = psycopg.conninfo.make_conninfo(dsn, host="127.0.0.1", port=proxy.port)
+        with database.connect(there) as asking, database.connect(there) as waiting, ThreadPoolExecutor(1) as threads:
+            asked = threads.submit(waiting.execute, "SELECT pg_sleep(60)")
+            time.sleep(0.5)
+            proxy.vanish()
+
+            began = time.monotonic()
+            with pytest.raises(psycopg.OperationalError):
+                asking.execute("SELECT 1")
+            with pytest.raises(psycopg.OperationalError):
+                asked.result()
+        with pytest.raises(EngineError, match="connecting"):
+            database.connect(f"{there} connect_timeout=2")
+
+    assert time.monotonic() - began < 15
+
+
+def test_every_connection_has_limits_and_those_of_the_settings_win(dsn: str) -> None:
+    parts = psycopg.conninfo.conninfo_to_dict(dsn)
+    with FaultProxy((str(parts["host"]), 5432)) as proxy:
+        there = psycopg.conninfo.make_conninfo(dsn, host="127.0.0.1", port=proxy.port)
+        assert _limits_of(there) == (1, 10, 5, 3, 25_000)
+        assert _limits_of(f"{there} keepalives_idle=7 tcp_user_timeout=9000") == (1, 7, 5, 3, 9000)
+        assert _limits_of(f"{there} keepalives=0")[0] == 0
+    assert psycopg.conninfo.conninfo_to_dict(database.conninfo(f"{dsn} connect_timeout=3"))["connect_timeout"] == "3"
+
+
+def _limits_of(dsn: str) -> tuple[int, ...]:
+    with database.connect(dsn) as connection, socket.socket(fileno=os.dup(connection.fileno())) as line:
+        tcp = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+        alive = line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        return (alive, *(line.getsockopt(socket.IPPROTO_TCP, option) for option in tcp))
 
 
 def test_migrating_twice_and_from_many_processes_is_one_migration(tmp_path: Path) -> None:
