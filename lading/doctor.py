@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -20,9 +21,10 @@ from lading.agent.reporting import raised
 from lading.assembly import importer_for, make_transport, program_heartbeats
 from lading.config import Config, Settings
 from lading.deposit import deposit_of
-from lading.errors import ConfigError, LadingError
+from lading.errors import AccessDenied, ConfigError, LadingError
 from lading.findings import Severity
 from lading.inbox import Inbox
+from lading.listing.digests import available
 from lading.metrics.collecting import Program
 from lading.metrics.endpoint import Listening, listening
 from lading.metrics.text import exposition
@@ -166,6 +168,14 @@ def _clock(config: Config) -> Iterator[Diagnosis]:
 
 def _inbox(path: Path, keep_free_gb: float) -> str:
     opened = Inbox.open(path)
+    try:
+        with os.scandir(path) as entries:
+            next(entries, None)
+    except OSError as exc:
+        raise AccessDenied(
+            f"{path} cannot be listed: {exc.strerror}; this account must read and write there",
+            next_command=f"ls -ld {path}",
+        ) from exc
     free, _ = opened.room()
     if free < keep_free_gb * GB:
         raise LadingError(
@@ -202,14 +212,18 @@ def _projects(config: Config, repository: str) -> list[str]:
         layout = route.checks.get("layout")
         if isinstance(layout, dict):
             found.update(str(name) for key in ("projects", "per_project") for name in layout.get(key, ()))
-        inbox = config.inboxes.get(route.inbox)
-        if inbox and inbox.path.is_dir():
-            found.update(entry.name for entry in os.scandir(inbox.path) if _may_be_project(entry))
+        if route.inbox in config.inboxes:
+            # One that cannot be listed is reported as a fault of the inbox itself.
+            with suppress(OSError), os.scandir(config.inboxes[route.inbox].path) as entries:
+                found.update(entry.name for entry in entries if _may_be_project(entry))
     return sorted(found)[:_MOST_PROJECTS]
 
 
 def _may_be_project(entry: "os.DirEntry[str]") -> bool:
-    return entry.is_dir() and entry.name[0] != "." and not Path(entry.path, DEPOSIT_MARK).is_file()
+    try:
+        return entry.is_dir() and entry.name[0] != "." and not Path(entry.path, DEPOSIT_MARK).is_file()
+    except OSError:  # a folder that is closed to us is no deposit of ours
+        return True
 
 
 def _rights(config: Config, repository: str, project: str) -> str:
@@ -264,6 +278,7 @@ def _metrics(config: Config) -> Iterator[Diagnosis]:
 
 
 def _transport(config: Config, route: str) -> str:
+    available(config.routes[route].digests, f"routes.{route}.digests")
     transport, live = make_transport(config, route), config.routes[route].live
     if live:
         deposit_of(transport, live.folder, where=f"routes.{route}.live")
@@ -326,6 +341,9 @@ def _guarded(area: str, look: Callable[[], str], next_command: str) -> Diagnosis
         return Diagnosis(area, "ok", look())
     except LadingError as exc:
         return Diagnosis(area, "fail", exc.message, _next(exc, next_command))
+    except OSError as exc:
+        where = f"{exc.filename}: " if exc.filename else ""
+        return Diagnosis(area, "fail", f"{where}{exc.strerror or exc}", next_command)
 
 
 def _next(exc: LadingError, otherwise: str) -> str:

@@ -10,6 +10,7 @@ import functools
 import socket
 import struct
 import threading
+from asyncio.trsock import TransportSocket
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -199,7 +200,7 @@ async def _connected(target: tuple[str, int]) -> tuple[asyncio.StreamReader, asy
     return await asyncio.open_connection(host, port, limit=_BLOCK)
 
 
-def _deafen(sock: "socket.socket | asyncio.trsock.TransportSocket") -> None:
+def _deafen(sock: socket.socket | TransportSocket) -> None:
     """The kernel drops whatever comes in for `sock` before TCP sees it, by a filter of one instruction ("keep 0 bytes")."""
     instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
     program = struct.pack("HP", 1, ctypes.addressof(instruction))
