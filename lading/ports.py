@@ -69,12 +69,16 @@ class TransportTraits:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a carry would move: the dry run. `sample` names up to 20 of the files (relative POSIX)."""
+    """What a carry would move: the dry run. `sample` names up to 20 of the files (relative POSIX).
+
+    `told_by`: the other hosts whose answer this is, of a transport that steers them; "" when the caller looked itself.
+    """
 
     files: int
     bytes: int
     files_already_there: int = 0
     sample: tuple[str, ...] = ()
+    told_by: str = ""
 
 
 @runtime_checkable

@@ -21,8 +21,8 @@ from transport.rsync_silence import SILENT_TIMES
 _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.$-]*@)?(?:[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.%]+\])")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]*")
-SAFE = ("BatchMode=yes", "StrictHostKeyChecking=yes", "ServerAliveInterval=15", "ServerAliveCountMax=3")
-"""ssh options that every one of our connections has."""
+_ASKS_S = 15
+_UNANSWERED = 3  # so many may be; with the one after them ssh gives up
 _PORTS = {"rsync": 873, "rsyncs": 874}
 
 
@@ -37,7 +37,8 @@ class RsyncConfig:
     password: it is refused unless it is on this machine or `plain = true`.
     `timeout`: seconds of silence before a transfer counts as broken (rsync's --timeout; while we send, Lading itself waits
     three times as long for a sign of the other side); checksums of a huge file take that long on a slow
-    disk. `connect_timeout`: seconds for the connection. `chmod`: permissions in the inbox (rsync's --chmod). `fsync`:
+    disk. An ssh that hears nothing gives up in that time too, and after a minute at the latest. `connect_timeout`: seconds for
+    the connection. `chmod`: permissions in the inbox (rsync's --chmod). `fsync`:
     each file is forced to the remote disk before the seal; without it the inbox does that when it reads everything
     back. `compress` suits slow lines. `names`: what the inbox's disk refuses ("posix", "windows", "smb").
     """
@@ -65,6 +66,21 @@ class RsyncConfig:
     def patience(self) -> float:
         """Seconds in which the other side may say nothing at all while we send."""
         return float(self.timeout * SILENT_TIMES)
+
+
+def safe(timeout: int) -> list[str]:
+    """ssh's options that every one of our connections has. A dead line is noticed after a minute, or `timeout` when that is less.
+
+    Below rsync's own time-out lies ssh's: an rsync that gave up leaves its ssh behind, and that one holds our line.
+    """
+    asks = max(1, min(_ASKS_S, timeout // (_UNANSWERED + 1))) if timeout > 0 else _ASKS_S
+    options = (
+        "BatchMode=yes",
+        "StrictHostKeyChecking=yes",
+        f"ServerAliveInterval={asks}",
+        f"ServerAliveCountMax={_UNANSWERED}",
+    )
+    return [word for option in options for word in ("-o", option)]
 
 
 class RsyncPlace(Protocol):
@@ -266,9 +282,7 @@ def ssh_words(config: RsyncConfig) -> list[str]:
     if config.known_hosts:
         words += ["-o", f'UserKnownHostsFile="{config.known_hosts}"']
     words += ["-o", f"ConnectTimeout={config.connect_timeout}"]
-    for option in (*SAFE, "ClearAllForwardings=yes"):
-        words += ["-o", option]
-    return words
+    return [*words, *safe(config.timeout), "-o", "ClearAllForwardings=yes"]
 
 
 def _quoted(word: str) -> str:

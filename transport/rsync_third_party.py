@@ -9,7 +9,7 @@ destination constraints, OpenSSH 8.9). It ends when we end: it watches its stand
 import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import replace
 from hashlib import sha256
@@ -21,16 +21,18 @@ import attrs
 from lading.config import structure
 from lading.delivery import Cargo, Slot
 from lading.errors import AccessDenied, ConfigError, LadingError, SourceChanged
-from lading.manifest import Manifest
-from lading.ports import PLANNED, Journal, Progress, Settings, TransportTraits
+from lading.manifest import Filtered, Manifest, survey
+from lading.ports import PLANNED, Journal, Plan, Progress, Settings, TransportTraits
+from lading.seal import is_sealed, read_seal
 from transport.pacing import Pace
 from transport.rsync import RsyncTransport
-from transport.rsync_places import SAFE, OverSsh, RsyncConfig, ssh_words
+from transport.rsync_places import OverSsh, RsyncConfig, safe, ssh_words
 from transport.rsync_run import Ended, Rsync, as_listed, unescaped
 
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.$-]*@[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _AGENT_LIFE_S = 7 * 24 * 3600
 _NAMED = 5
+_SAMPLE = 20
 _EACH = "--out-format=%i %l %n"
 
 # Runs on the staging host, in whatever POSIX shell is there: $1 bytes of names, then the rsync. When our side of the
@@ -110,6 +112,28 @@ class ThirdPartyRsync(RsyncTransport):
         """The same journey, slower. The rate is the one that holds when it begins."""
         return type(self)(self._third, state=self._state, pace=pace)
 
+    def plan(self, cargo: Cargo, slot: Slot) -> Plan:
+        """See the role. The two hosts are asked about a cargo without a seal, too: they may see other files than we do."""
+        if is_sealed(cargo.papers):
+            manifest = Manifest.trusted(cargo.papers, read_seal(cargo.papers).summary)
+            names: Iterable[str] = _Names(manifest)
+            files = manifest.summary.files
+        else:
+            looked = survey(cargo.root, rules=cargo.rules, limits=self.traits.names)
+            names = [seen.path for seen in looked if not isinstance(seen, Filtered)]
+            files = looked.files
+        moves = _Moves()
+        sample: list[str] = []
+
+        def seen(line: bytes) -> None:
+            moves.line(line)
+            if line[:2] == b">f" and len(sample) < _SAMPLE:
+                sample.append(unescaped(line.split(b" ", 2)[2]))
+
+        self._refuse_failed_plan(self._steered(["--dry-run", _EACH], slot.data, cargo.root, names, seen))
+        told_by = f"{self._third.source.host} and {self._staging.host}"
+        return Plan(moves.files, moves.bytes, files - moves.files, tuple(sample), told_by)
+
     def carry(self, cargo: Cargo, slot: Slot, journal: Journal, progress: Progress) -> None:
         """See the role. The dry run is noted first; a run that moves anything else is SourceChanged, and is not sealed."""
         one = copy(self)  # what is planned belongs to this delivery alone
@@ -120,13 +144,15 @@ class ThirdPartyRsync(RsyncTransport):
     def _send_files(self, root: Path, manifest: Manifest, slot: Slot, progress: Progress, *, by_content: bool) -> None:
         planned = _Moves()
         options = ["--dry-run", _EACH, *(["--checksum"] if by_content else [])]
-        ended = self._move(options, slot.data, root, manifest, planned.line)
-        if ended.code:
-            raise ended.error(f"cannot plan what {self._staging.host} would fetch from {self._third.source.host}")
+        self._refuse_failed_plan(self._move(options, slot.data, root, manifest, planned.line))
         if self._journal:
             self._journal.note(PLANNED, planned.as_json())
         self._planned = planned
         super()._send_files(root, manifest, slot, progress, by_content=by_content)
+
+    def _refuse_failed_plan(self, ended: Ended) -> None:
+        if ended.code:
+            raise ended.error(f"cannot plan what {self._staging.host} would fetch from {self._third.source.host}")
 
     def _move(
         self,
@@ -146,27 +172,41 @@ class ThirdPartyRsync(RsyncTransport):
             on_line(line)
 
         options = [_EACH if option == "--out-format=%i" else option for option in options]
-        size = sum(len(as_listed(entry.path)) for entry in manifest)
+        ended = self._steered(options, folder, root, _Names(manifest), seen, pace=pace)
+        if "--dry-run" not in options and not ended.code and self._planned != moved:
+            raise SourceChanged(f"{root}: the plan was {self._planned}, the run moved {moved}")
+        return ended
+
+    def _steered(
+        self,
+        options: list[str],
+        folder: str,
+        root: Path,
+        names: Iterable[str],
+        on_line: Callable[[bytes], None],
+        *,
+        pace: Pace | None = None,
+    ) -> Ended:
+        """One rsync on the staging host, of `names` (read twice). Raises SourceChanged, AccessDenied for single files."""
+        size = sum(len(as_listed(name)) for name in names)
         ended = self._steering.run(
             self._lending(
                 shlex.join(["sh", "-c", _STEERED, "sh", str(size), *self._pull(options, folder, root, pace)])
             ),
             cwd=root,
-            names=(entry.path for entry in manifest),
-            on_line=seen,
+            names=names,
+            on_line=on_line,
             hold=True,
         )
         if lost := _lost(ended, f"cannot fetch {root} from {self._third.source.host}"):
             raise lost
-        if "--dry-run" not in options and not ended.code and self._planned != moved:
-            raise SourceChanged(f"{root}: the plan was {self._planned}, the run moved {moved}")
         return ended
 
     def _pull(self, options: list[str], folder: str, root: Path, pace: Pace | None) -> list[str]:
         """The rsync that runs on the staging host."""
         source = self._third.source
         shell = ["ssh", "-x", "-a", "-p", str(source.port), "-o", f"ConnectTimeout={self._third.connect_timeout}"]
-        shell += [word for option in SAFE for word in ("-o", option)]
+        shell += safe(self._third.timeout)
         if source.known_hosts:
             shell += ["-o", f"UserKnownHostsFile={source.known_hosts}"]
         rate = pace.rate() if pace else None
@@ -202,6 +242,16 @@ class ThirdPartyRsync(RsyncTransport):
             *(f"{staging.rpartition('@')[2]}>{data}", str(config.identity)),
             *(*ssh, "-A", self._staging.host, command),
         ]
+
+
+class _Names:
+    """The paths of a manifest, read anew each time: it may be long."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+
+    def __iter__(self) -> Iterator[str]:
+        return (entry.path for entry in self._manifest)
 
 
 class _Moves:

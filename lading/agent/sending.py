@@ -22,7 +22,7 @@ from lading.errors import AccessDenied, ConfigError, LadingError, Rejected
 from lading.findings import Finding, error, warning
 from lading.glance import glance
 from lading.listing.entries import Filtered
-from lading.listing.survey import survey
+from lading.listing.survey import Survey, survey
 from lading.ports import Plan
 from lading.seal import label_findings
 from lading.template import Template
@@ -70,6 +70,7 @@ class Rehearsal:
                 "bytes": self.plan.bytes,
                 "already_there": self.plan.files_already_there,
                 "sample": list(self.plan.sample),
+                "told_by": self.plan.told_by,
             },
         }
 
@@ -147,6 +148,8 @@ def dry_run(config: Config, parts: AgentParts, path: Path, route: str, labels: L
     except LadingError as exc:
         severity = warning if exc.retried else error
         findings.append(severity(exc.code, exc.message, hint=exc.next_command))
+    if transport.traits.third_party:
+        findings += _seen_by_others(look, plan)
     return Rehearsal(route, wanted, root, look.files, look.bytes, filtered, tuple(findings), plan)
 
 
@@ -244,6 +247,28 @@ def _plan(delivery: Delivery, root: Path, parts: AgentParts) -> Plan:
     with tempfile.TemporaryDirectory() as papers:
         cargo = Cargo(delivery, root, Path(papers), parts.rules(delivery.route), parts.algorithms(delivery.route))
         return parts.transport(delivery.route).plan(cargo, Slot(delivery.id))
+
+
+def _seen_by_others(look: Survey, plan: Plan | None) -> list[Finding]:
+    """What those who carry see may be other than what is seen here. Whether anybody has asked them must be known."""
+    if plan is None or not plan.told_by:
+        return [
+            warning(
+                "not-asked-over-there",
+                f"{look.files} files, {look.bytes:,} bytes is what is seen from here; "
+                "the hosts that carry it have not said what they would move",
+            )
+        ]
+    files, size = plan.files + plan.files_already_there, plan.bytes
+    if files == look.files and (size == look.bytes or plan.files_already_there):
+        return []
+    return [
+        warning(
+            "seen-otherwise",
+            f"{plan.told_by} would move {files} files, {size:,} bytes; seen from here are {look.files} files, {look.bytes:,} bytes",
+            hint="compare `source.path` with `source.seen_at` in the settings, or wait until the data's host shows the same",
+        )
+    ]
 
 
 def _keep_asking(config: Config, parts: AgentParts, delivery: DeliveryId) -> None:

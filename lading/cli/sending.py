@@ -130,6 +130,12 @@ def _show_rehearsal(rehearsal: Rehearsal, *, as_json: bool) -> None:
     output.say(
         f"would send {rehearsal.files} files, {output.size(rehearsal.bytes)} as {rehearsal.labels} by route {rehearsal.route}"
     )
+    if rehearsal.plan and rehearsal.plan.told_by:
+        plan = rehearsal.plan
+        output.say(
+            f"the plan of {plan.told_by}: {plan.files} files, {output.size(plan.bytes)} move from host to host, "
+            f"{plan.files_already_there} are there already"
+        )
     if rehearsal.filtered:
         output.say(f"\nwould leave {len(rehearsal.filtered)} files behind", style="bold")
         output.table(

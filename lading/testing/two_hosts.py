@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lading.testing.faultproxy import FaultProxy
 from lading.testing.servers import Sshd, sshd
 
 FACTORY = "transport.rsync_third_party:ThirdPartyRsync.from_settings"
@@ -45,3 +46,17 @@ def two_hosts(folder: Path) -> Iterator[Hosts]:
         known = folder / "known"
         known.write_text(staging.known_hosts.read_text() + data.known_hosts.read_text())
         yield Hosts(staging, data, known)
+
+
+def between(hosts: Hosts, proxy: FaultProxy, tmp_path: Path) -> dict[str, object]:
+    """Changes to the settings that put the proxy between the two hosts."""
+    there = hosts.data.trusting(proxy.port, tmp_path)
+    known = tmp_path / "known-between"
+    known.write_text(hosts.known.read_text() + there.read_text())
+    source = hosts.settings(tmp_path, tmp_path)["source"]
+    assert isinstance(source, dict)
+    return {
+        "known_hosts": str(known),
+        "timeout": 5,
+        "source": {**source, "port": proxy.port, "known_hosts": str(there)},
+    }

@@ -19,7 +19,7 @@ from lading.testing.faultproxy import FaultProxy
 from lading.testing.servers import free_port, make_key, missing_for_sshd
 from lading.testing.site import Desk, Site, command_lines, settle
 from lading.testing.transport_suite import TransportSuite
-from lading.testing.two_hosts import FACTORY, Hosts
+from lading.testing.two_hosts import FACTORY, Hosts, between
 from transport.rsync_third_party import ThirdPartyRsync
 
 pytestmark = [
@@ -34,20 +34,6 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
-
-
-def between(hosts: Hosts, proxy: FaultProxy, tmp_path: Path) -> dict[str, object]:
-    """Changes to the settings that put the proxy between the two hosts."""
-    there = hosts.data.trusting(proxy.port, tmp_path)
-    known = tmp_path / "known-between"
-    known.write_text(hosts.known.read_text() + there.read_text())
-    source = hosts.settings(tmp_path, tmp_path)["source"]
-    assert isinstance(source, dict)
-    return {
-        "known_hosts": str(known),
-        "timeout": 5,
-        "source": {**source, "port": proxy.port, "known_hosts": str(there)},
-    }
 
 
 def spoiled(desk: Desk, proxy: FaultProxy, changes: dict[str, object], spoil: Callable[[], None]) -> Errand:
@@ -128,7 +114,7 @@ class TestThirdPartyRsync(TransportSuite):
             finished(desk, spoiled(desk, proxy, between(hosts, proxy, tmp_path), flip))
 
     def test_a_line_that_only_we_still_believe_in_is_given_up_and_can_be_finished(self, desk, hosts, tmp_path):
-        """The ssh between the hosts gives up after three unanswered questions, 45 s."""
+        """The ssh between the hosts gives up within `timeout`."""
         with FaultProxy(("127.0.0.1", hosts.data.port)) as proxy:
 
             def lose() -> None:
