@@ -6,7 +6,7 @@ inbox that does not answer, files that came late. Without mail settings it says 
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -126,13 +126,15 @@ class OutboxDrawer:
         query = "SELECT 1 FROM reports WHERE done_at = 0 AND place = ? AND readers = ? LIMIT 1"
         return bool(self._outbox.rows(query, place, json.dumps(to)))
 
-    def due(self) -> Sequence[Posted]:
+    def due(self, resting: Collection[str]) -> Sequence[Posted]:
         """At most a hundred."""
         rows = self._outbox.rows(
             # What is put off for longer than anything is, the clock was set back under.
-            "SELECT * FROM reports WHERE done_at = 0 AND (not_before <= ?1 OR not_before > ?1 + ?2) ORDER BY at, id LIMIT 100",
+            "SELECT * FROM reports WHERE done_at = 0 AND (not_before <= ?1 OR not_before > ?1 + ?2)"
+            " AND place NOT IN (SELECT value FROM json_each(?3)) ORDER BY not_before, at, id LIMIT 100",
             self._outbox.clock(),
             LONGEST_WAIT_S,
+            json.dumps(list(resting)),
         )
         return [
             Posted(
@@ -152,11 +154,11 @@ class OutboxDrawer:
             values = (self._outbox.clock(), _text(given_up), report.id)
             db.execute("UPDATE reports SET done_at = ?, given_up = ? WHERE id = ?", values)
 
-    def put_off(self, report: Report, seconds: float) -> None:
+    def put_off(self, report: Report, seconds: float, *, refused: bool = True) -> None:
         """Not before so many seconds from now."""
         with self._writing() as db:
-            values = (self._outbox.clock() + seconds, report.id)
-            db.execute("UPDATE reports SET attempts = attempts + 1, not_before = ? WHERE id = ?", values)
+            values = (int(refused), self._outbox.clock() + seconds, report.id)
+            db.execute("UPDATE reports SET attempts = attempts + ?, not_before = ? WHERE id = ?", values)
 
     def alarms(self) -> Sequence[Alarm]:
         """All."""

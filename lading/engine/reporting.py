@@ -6,7 +6,7 @@ In a thread of its own: a mail server that takes a minute to say no must hold up
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from threading import Event, Thread
 from urllib.parse import urlsplit
@@ -244,11 +244,12 @@ class TableDrawer:
             ).fetchone()
         )
 
-    def due(self) -> Sequence[Posted]:
+    def due(self, resting: Collection[str]) -> Sequence[Posted]:
         """At most a hundred; the next round takes the others."""
         rows = self.connection.execute(
             "SELECT id, place, readers, subject, body, at, attempts FROM reports"
-            " WHERE done_at IS NULL AND not_before <= now() ORDER BY at, id LIMIT 100"
+            " WHERE done_at IS NULL AND not_before <= now() AND place <> ALL(%s) ORDER BY not_before, at, id LIMIT 100",
+            (list(resting),),
         ).fetchall()
         return [
             Posted(place, Report(id_, tuple(readers), subject, body, at), attempts)
@@ -261,11 +262,11 @@ class TableDrawer:
             "UPDATE reports SET done_at = now(), given_up = %s WHERE id = %s", (_text(given_up)[:500], report.id)
         )
 
-    def put_off(self, report: Report, seconds: float) -> None:
+    def put_off(self, report: Report, seconds: float, *, refused: bool = True) -> None:
         """Not before so many seconds from now."""
         self.connection.execute(
-            "UPDATE reports SET attempts = attempts + 1, not_before = now() + %s WHERE id = %s",
-            (timedelta(seconds=seconds), report.id),
+            "UPDATE reports SET attempts = attempts + %s, not_before = now() + %s WHERE id = %s",
+            (int(refused), timedelta(seconds=seconds), report.id),
         )
 
     def alarms(self) -> Sequence[Alarm]:

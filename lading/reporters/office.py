@@ -8,7 +8,7 @@ off. A crash between sending and crossing off sends it once more, word for word,
 import secrets
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -126,14 +126,14 @@ class Drawer(Protocol):
     def waits(self, place: str, to: tuple[str, ...]) -> bool:
         """Whether a report for these readers is not sent yet."""
 
-    def due(self) -> Sequence[Posted]:
-        """The reports to be sent now, oldest first."""
+    def due(self, resting: Collection[str]) -> Sequence[Posted]:
+        """Some of the reports to be sent now, to other places than `resting`; the one that was tried last comes last."""
 
     def cross_off(self, report: Report, given_up: str = "") -> None:
         """It was sent, or `given_up` says why it never will be."""
 
-    def put_off(self, report: Report, seconds: float) -> None:
-        """One attempt more was in vain."""
+    def put_off(self, report: Report, seconds: float, *, refused: bool = True) -> None:
+        """One attempt more was in vain: this report was `refused`, or its place did not answer. It goes to the end."""
 
     def alarms(self) -> Sequence[Alarm]:
         """Those that were kept."""
@@ -291,27 +291,40 @@ class Office:
     # -- sending -------------------------------------------------------------------------------------------------------
 
     def _send(self) -> None:
-        for posted in self._drawer.due():
-            place = self._places.get(posted.place)
-            if place is None:
-                self._drawer.cross_off(posted.report, f"the settings name no reporter {posted.place!r} any more")
-                continue
-            failures, not_before = self._fails.get(posted.place, (0, 0.0))
-            if time.monotonic() < not_before:
-                continue
-            try:
-                place.reporter.send(posted.report)
-            except NoSuchRecipient as exc:
-                self._refused(posted, exc)
-            except LadingError as exc:
-                self._fails[posted.place] = (failures + 1, time.monotonic() + _wait_s(failures + 1))
-                if failures == 0:
-                    self._complain(posted.place, exc)
-            else:
-                self._drawer.cross_off(posted.report)
-                if self._fails.pop(posted.place, None):
-                    self._complaint.unlink(missing_ok=True)
-                _log.info("reported", place=posted.place, report=posted.report.id)
+        # What waits for one place must not stand before what goes to others.
+        resting: Collection[str] | None = None
+        while resting != (resting := self._resting()):
+            for posted in self._drawer.due(resting):
+                self._send_one(posted)
+
+    def _resting(self) -> Collection[str]:
+        """The places that failed and are not to be bothered yet."""
+        now = time.monotonic()
+        return {place for place, (_, not_before) in self._fails.items() if now < not_before}
+
+    def _send_one(self, posted: Posted) -> None:
+        place = self._places.get(posted.place)
+        if place is None:
+            self._drawer.cross_off(posted.report, f"the settings name no reporter {posted.place!r} any more")
+            return
+        failures, not_before = self._fails.get(posted.place, (0, 0.0))
+        if time.monotonic() < not_before:
+            return
+        try:
+            place.reporter.send(posted.report)
+        except NoSuchRecipient as exc:
+            self._refused(posted, exc)
+        except LadingError as exc:
+            self._fails[posted.place] = (failures + 1, time.monotonic() + _wait_s(failures + 1))
+            # Perhaps it is this report that the place cannot stomach: the next time another one has its turn.
+            self._drawer.put_off(posted.report, 0.0, refused=False)
+            if failures == 0:
+                self._complain(posted.place, exc)
+        else:
+            self._drawer.cross_off(posted.report)
+            if self._fails.pop(posted.place, None):
+                self._complaint.unlink(missing_ok=True)
+            _log.info("reported", place=posted.place, report=posted.report.id)
 
     def _complain(self, place: str, error: LadingError) -> None:
         """What cannot be told by mail is told by `lading status`."""

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from lading.engine.database import Connection
 from lading.engine.ledger import NotNow
 from lading.engine.reporting import TableDrawer, conditions
 from lading.inbox import Inbox
-from lading.reporters.office import Audience, Office
+from lading.ports import Report
+from lading.reporters.office import Audience, Office, Posted
 from lading.testing.engine_site import EngineSite, bare_database, engine_site
 from lading.testing.fakes import FolderParts
 from lading.testing.mailserver import MailServer, mail_server
@@ -94,6 +96,21 @@ def put(connection: Connection, stage: Stage, *, sender: str = "alice@mr1", sess
 
 
 # -- the drawer of tables ----------------------------------------------------------------------------------------------
+
+
+def test_the_tables_give_no_report_of_a_resting_place_and_the_one_tried_last_comes_last(tables: Connection) -> None:
+    drawer = TableDrawer()
+    drawer.connection = tables
+    at = datetime(2027, 1, 1, tzinfo=UTC)
+    for number in range(101):
+        drawer.post(Posted("chat", Report(f"20270101000000.{number:04}", (), "old", "old", at)))
+    drawer.post(Posted("mail", Report("20270101000001.x", (ADMIN,), "new", "new", at)))
+    first = drawer.due(())[0]
+
+    drawer.put_off(first.report, 0.0, refused=False)
+
+    assert first.report not in [posted.report for posted in drawer.due(())]
+    assert [(posted.place, posted.attempts) for posted in drawer.due({"chat"})] == [("mail", 0)]
 
 
 def test_five_hundred_that_fail_at_once_are_one_mail_each_to_sender_and_operators(

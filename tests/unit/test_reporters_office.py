@@ -1,7 +1,9 @@
 """When people are told: over the agent's drawer, with a clock of our own and a real mail server."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
@@ -12,14 +14,18 @@ from lading.agent.reporting import OutboxDrawer, conditions, raised
 from lading.config import Config, MailConfig, PeopleConfig
 from lading.delivery import DeliveryId, Labels, Stage
 from lading.doctor import pulse
-from lading.errors import AccessDenied, OutOfSpace, SourceChanged, Unreachable
+from lading.errors import AccessDenied, OutOfSpace, ReporterAway, SourceChanged, Unreachable
 from lading.findings import error
-from lading.reporters.office import Condition, Office
+from lading.ports import Report
+from lading.reporters import Place, places
+from lading.reporters import office as office_module
+from lading.reporters.office import Condition, Office, Posted
 from lading.testing.mailserver import MailServer, mail_server
 from lading.testing.servers import free_port
 
 ADMIN = "admin@example.org"
 ALICE = "alice@example.org"
+EARLIER, LATER = datetime(2027, 1, 1, tzinfo=UTC), datetime(2027, 1, 2, tzinfo=UTC)
 AWAY = Condition("repository/xnat", "xnat is not reachable", detail="3 deliveries wait for it.")
 
 
@@ -343,3 +349,53 @@ def test_a_mail_server_that_is_down_is_not_asked_at_every_round(tmp_path: Path) 
         office.round([AWAY])
         assert server.connections == 0
     outbox.close()
+
+
+class Chat:
+    """A place of reports that never takes what has `refuses` in its subject."""
+
+    def __init__(self, refuses: str) -> None:
+        self.refuses = refuses
+        self.heard: list[str] = []
+
+    def probe(self) -> None:
+        """Nothing to ask."""
+
+    def send(self, report: Report) -> None:
+        if self.refuses in report.subject:
+            raise ReporterAway("the chat did not take the report")
+        self.heard.append(report.subject)
+
+
+def test_a_hundred_reports_for_a_chat_that_is_dead_keep_no_mail_waiting(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"chat": Place(Chat("lading"), (), labels=False), **places(site.config)}
+    monkeypatch.setattr(office_module, "places", lambda _: found)
+    made, drawer = site.office(), OutboxDrawer(site.outbox)
+    for number in range(100):
+        drawer.post(Posted("chat", Report(f"20270101000000.{number:04}", (), "[lading] old", "old", EARLIER)))
+    drawer.post(Posted("mail", Report("20270101000001.x", (ADMIN,), "[lading] new", "new", LATER)))
+
+    made.round([])
+
+    assert site.server.subjects() == ["[lading] new"]
+
+
+def test_a_report_that_its_place_never_takes_lets_the_others_go_first(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = Chat("poison")
+    monkeypatch.setattr(office_module, "places", lambda _: {"chat": Place(chat, (), labels=False)})
+    monkeypatch.setattr(office_module, "_FIRST_WAIT_S", 0.001)
+    made, drawer = site.office(), OutboxDrawer(site.outbox)
+    drawer.post(Posted("chat", Report("20270101000000.a", (), "[lading] poison", "old", EARLIER)))
+    for number in range(3):
+        drawer.post(Posted("chat", Report(f"20270101000001.{number}", (), f"[lading] {number}", "new", LATER)))
+
+    for _ in range(3):
+        made.round([])
+        site.now += 1
+        time.sleep(0.01)
+
+    assert chat.heard == ["[lading] 0", "[lading] 1", "[lading] 2"]
