@@ -21,6 +21,7 @@ from lading.desk import Desk
 from lading.errors import ConfigError, LadingError
 from lading.filters import FileRules
 from lading.inbox import Inbox, InboxLimits
+from lading.listing.digests import available
 from lading.memories import AgentMemory
 from lading.ports import Check, Importer, Source, Transport
 from lading.registry import names, part
@@ -130,7 +131,7 @@ class _AgentParts:
         return FileRules(include=chosen.include, exclude=chosen.exclude, junk=chosen.junk)
 
     def algorithms(self, route: str) -> tuple[str, ...]:
-        return self._config.route(route).digests
+        return available(self._config.route(route).digests, f"routes.{route}.digests")
 
     def live(self, route: str) -> LiveConfig | None:
         return self._config.route(route).live

@@ -19,6 +19,7 @@ from cattrs.gen import make_dict_structure_fn
 
 from lading.errors import ConfigError
 from lading.hours import Hours
+from lading.listing.digests import are_digests
 
 T = TypeVar("T")
 Settings = Mapping[str, object]
@@ -108,7 +109,8 @@ class RouteConfig:
     needs only its half. `checks` maps a check's name to its settings; `false` switches one off. `import` goes to the importer.
     `fetch` (table with `kind`) says where the server fetches sessions from, into `inbox` (see `lading fetch`).
     `live` (table, may be empty) pushes files while an acquisition goes on (see `lading live`).
-    `include`, `exclude`, `junk` say which files belong to a delivery. `digests`: besides SHA-256, what the repository compares by.
+    `include`, `exclude`, `junk` say which files belong to a delivery. `digests`: besides SHA-256, what the repository compares by,
+    from the same read: "md5", "sha1", and OMERO's "Murmur3-128", "Murmur3-32", "CRC-32", "Adler-32", "File-Size-64".
     """
 
     inbox: str = ""
@@ -121,7 +123,7 @@ class RouteConfig:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     junk: bool = True
-    digests: tuple[str, ...] = ("md5",)
+    digests: tuple[str, ...] = attrs.field(default=("md5",), validator=are_digests)
     attempts: int = 8
     priority: int = 0
 

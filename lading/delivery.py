@@ -127,7 +127,7 @@ class Cargo:
 
     `papers` is a folder in the sender's own state. Once it is sealed (`lading.inbox.is_sealed`), its manifest says exactly
     what to carry; transports with the trait `lists_on_the_way` also take an unsealed cargo and make the manifest from the
-    read they copy with. `algorithms` are the digests the route wants besides SHA-256 ("md5", "sha1").
+    read they copy with. `algorithms` are the digests the route wants besides SHA-256.
     """
 
     delivery: Delivery

@@ -28,6 +28,7 @@ from lading.filters import FileRules
 from lading.findings import Finding, Severity, error
 from lading.listing.ahead import SurveyAhead
 from lading.listing.below import Below
+from lading.listing.digests import available
 from lading.listing.entries import (
     DIGEST_CHARS,
     Entry,
@@ -160,18 +161,20 @@ def make(
 ) -> Manifest:
     """List the files below `root` that `rules` let through, and write the list into `folder` (which must exist).
 
-    `algorithms`: digests besides SHA-256 ("md5", "sha1"), from the same read. `workers`: threads; None is one per core,
+    `algorithms`: digests besides SHA-256, of DIGEST_CHARS, from the same read. `workers`: threads; None is one per core,
     1 suits rotating and removable disks. `sink` gets every block of every file. `on_finding` hears the warnings and
     notes of the survey. On return the three files are durable; until then none has its final name. One maker per
     folder.
 
-    Raises Rejected with the survey's findings before a sink sees anything, SourceChanged when a file is not the same before
-    and after the read, AccessDenied, Unreachable (the source), OutOfSpace (`folder`'s disk); and what the sink raises.
+    Raises Rejected with the survey's findings before a sink sees anything, ConfigError where a digest needs a library that is not
+    here, SourceChanged when a file is not the same before and after the read, AccessDenied, Unreachable (the source),
+    OutOfSpace (`folder`'s disk); and what the sink raises.
     """
     unknown = set(algorithms) - DIGEST_CHARS.keys()
     if unknown:
         raise ValueError(f"no such digest: {', '.join(sorted(unknown))}; there are {', '.join(DIGEST_CHARS)}")
     wanted = tuple(name for name in DIGEST_CHARS if name == "sha256" or name in algorithms)
+    available(wanted, "the manifest")
     look = survey(root, rules=rules or FileRules(), limits=limits)
     threads = default_workers() if workers is None else workers
     with _Writing(folder) as writing, SurveyAhead(look, folder, writing.leave_out) as ahead:

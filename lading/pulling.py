@@ -13,6 +13,7 @@ from lading.config import Config, relative_to, structure
 from lading.errors import ConfigError, LadingError, Unreachable
 from lading.filters import FileRules
 from lading.inbox import Inbox
+from lading.listing.digests import available
 from lading.ports import Settings
 from lading.registry import names, part
 from lading.reporters.office import Notice
@@ -53,7 +54,7 @@ def make_fetcher(config: Config, route: str) -> Fetcher:
             inbox=Inbox.open(config.inboxes[chosen.inbox].path),
             state=config.home,
             rules=FileRules(include=chosen.include, exclude=chosen.exclude, junk=chosen.junk),
-            algorithms=chosen.digests,
+            algorithms=available(chosen.digests, f"routes.{route}.digests"),
             priority=chosen.priority,
             pace=_pace(throttle, f"{where}.throttle"),
         )

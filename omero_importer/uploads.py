@@ -19,7 +19,7 @@ from typing import BinaryIO, TypeAlias
 from lading.errors import Corrupted
 from lading.manifest import Entry
 from omero_importer import errors
-from omero_importer.hashes import ALGORITHMS, MANIFEST_NAMES, Hasher
+from omero_importer.hashes import ALGORITHMS, MANIFEST_NAMES, NO_PROOF, Hasher
 from omero_importer.ice import Ice, omero
 
 Sending: TypeAlias = Generator[None, None, str]
@@ -34,8 +34,8 @@ _SLOWEST_HASH = 20_000_000
 
 
 def checksum_known(entry: Entry, algorithm: str) -> str:
-    """What the manifest has of that algorithm, "" when it has not."""
-    return entry.digests.get(MANIFEST_NAMES.get(algorithm, ""), "")
+    """What the manifest has of that algorithm, "" when it has not, or when that proves nothing of what is sent."""
+    return "" if algorithm in NO_PROOF else entry.digests.get(MANIFEST_NAMES.get(algorithm, ""), "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Self
 
 from lading.errors import SourceChanged, Unreachable
 from lading.listing.below import Below
+from lading.listing.digests import begun
 from lading.manifest import Entry
 from lading.ports import Progress
 from transport.ahead import Ahead
@@ -48,7 +49,7 @@ class _Digests:
     """Several digests of the same bytes."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._makers = {name: hashlib.new(name, usedforsecurity=False) for name in names}
+        self._makers = begun(names)
 
     def update(self, data: bytes) -> None:
         for maker in self._makers.values():

@@ -7,8 +7,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-DIGEST_CHARS: Final[Mapping[str, int]] = {"sha256": 64, "md5": 32, "sha1": 40}
-"""The digests a manifest may carry, and how many hexadecimal characters each has. SHA-256 is always there."""
+DIGEST_CHARS: Final[Mapping[str, int]] = {
+    "sha256": 64,
+    "md5": 32,
+    "sha1": 40,
+    "Murmur3-128": 32,
+    "Murmur3-32": 8,
+    "CRC-32": 8,
+    "Adler-32": 8,
+    "File-Size-64": 16,
+}
+"""The digests a manifest may carry, and how many hexadecimal characters each has. SHA-256 is always there.
+
+Those with capitals are OMERO's, in its own strings (see `lading.listing.digests`).
+"""
 
 _MORE_DIGESTS = tuple(name for name in DIGEST_CHARS if name != "sha256")
 _MAX_INT = 1 << 63
@@ -20,8 +32,11 @@ _quoted: Callable[[str], str] = json.encoder.encode_basestring_ascii
 _OUR_LINE = re.compile(
     r'\{"path": "([^"\\\x00-\x1f\x7f-\uffff]{1,4096})", "size": (0|[1-9][0-9]{0,17}), '
     r'"mtime_ns": (0|-?[1-9][0-9]{0,17}), "sha256": "([0-9a-f]{64})"'
-    r'(?:, "md5": "([0-9a-f]{32})")?(?:, "sha1": "([0-9a-f]{40})")?\}\n?'
+    + "".join(f'(?:, "{name}": "([0-9a-f]{{{DIGEST_CHARS[name]}}})")?' for name in _MORE_DIGESTS)
+    + r"\}\n?"
 )
+_USUAL = 4 + _MORE_DIGESTS.index("Murmur3-128")
+"""The last group of a line with none but the digests of hashlib."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +73,10 @@ def order_key(path: str) -> bytes:
 
 
 def entry_line(path: str, size: int, mtime_ns: int, digests: Mapping[str, str]) -> str:
-    """The line of `manifest.jsonl`, with its newline. ASCII. Digests in the order of DIGEST_CHARS."""
+    """The line of `manifest.jsonl`, with its newline. ASCII. `digests` come in the order of DIGEST_CHARS."""
     rest = "}\n"
     if len(digests) > 1:
-        rest = "".join([f', "{name}": "{digests[name]}"' for name in _MORE_DIGESTS if name in digests]) + rest
+        rest = "".join([f', "{name}": "{value}"' for name, value in digests.items() if name != "sha256"]) + rest
     return f'{{"path": {_quoted(path)}, "size": {size}, "mtime_ns": {mtime_ns}, "sha256": "{digests["sha256"]}"{rest}'
 
 
@@ -93,12 +108,15 @@ def parse_entry(line: str, *, max_depth: int) -> Entry:
     """The entry on one line from a stranger. Raises ValueError saying what is wrong; the path in it cannot escape."""
     match = _OUR_LINE.fullmatch(line)
     if match:
-        path, size, mtime_ns, sha256, md5, sha1 = match.groups()
+        path, size, mtime_ns, sha256, md5, sha1 = match.group(1, 2, 3, 4, 5, 6)
         digests = {"sha256": sha256}
         if md5:
             digests["md5"] = md5
         if sha1:
             digests["sha1"] = sha1
+        if (match.lastindex or 0) > _USUAL:
+            rest = zip(_MORE_DIGESTS, match.groups()[4:], strict=True)
+            digests |= {name: value for name, value in rest if value}
         check_path(path, max_depth=max_depth)
         return Entry(path, int(size), int(mtime_ns), digests)
     raw = _parse_object(line)

@@ -1,7 +1,6 @@
 """Reads a file once: its digests, and a copy for whoever asked, come from that one read. One thread's work."""
 
 import errno
-import hashlib
 import os
 import stat
 import threading
@@ -12,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from lading.errors import AccessDenied, SourceChanged, Unreachable
 from lading.listing.below import Below
+from lading.listing.digests import maker
 from lading.listing.entries import DIGEST_CHARS, Entry, entry_line, sums_bytes, sums_line
 from lading.listing.names import printable
 from lading.listing.survey import Row, Run, Seen, translated
@@ -91,12 +91,7 @@ class Reader:
     def __init__(
         self, root: Path, algorithms: Sequence[str], *, stop: threading.Event, follow_root: bool = True
     ) -> None:
-        makers: Mapping[str, Callable[[bytes], hashlib._Hash]] = {
-            "sha256": hashlib.sha256,
-            "md5": _md5,
-            "sha1": _sha1,
-        }
-        self._makers = [(name, makers[name]) for name in DIGEST_CHARS if name in algorithms]
+        self._makers = [(name, maker(name)) for name in DIGEST_CHARS if name in algorithms]
         self._root = root
         self._stop = stop
         self._buffer: bytearray | None = None
@@ -248,15 +243,6 @@ class Reader:
                 if self._stop.is_set():
                     raise Stopped
         return length, {name: each.hexdigest() for (name, _), each in zip(self._makers, hashes, strict=True)}
-
-
-def _md5(data: bytes) -> "hashlib._Hash":
-    # Repositories compare by it; nothing is trusted because of it. A FIPS build of OpenSSL wants to hear that.
-    return hashlib.md5(data, usedforsecurity=False)
-
-
-def _sha1(data: bytes) -> "hashlib._Hash":
-    return hashlib.sha1(data, usedforsecurity=False)
 
 
 def _same_as_seen(seen: Seen, now: os.stat_result) -> None:

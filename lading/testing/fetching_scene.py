@@ -72,7 +72,7 @@ class Scene:
             attrs.evolve(FetchConfig(quiet=60.0), **config),  # type: ignore[arg-type]  # likewise
             self.inbox,
             self.state,
-            algorithms=("md5",),
+            algorithms=("md5", "CRC-32"),
         )
         return Fetcher(setting, clock=self.clock)
 

@@ -43,7 +43,7 @@ class ListingSuite:
         source = desk.plain(files=30, size=30_000)
         trees.write(source, {"empty": b"", "a b/Thumbs.db": b"junk", "a b/c": b"c", "large": trees.noise(5, 9_500_001)})
         errand = _unlisted(desk, source)
-        cargo = replace(errand.cargo(), algorithms=("md5", "sha1"))
+        cargo = replace(errand.cargo(), algorithms=("md5", "sha1", "CRC-32"))
 
         errand.transport().carry(cargo, errand.slot, errand.journal, NoProgress())
 

@@ -43,7 +43,7 @@ def test_a_remote_folder_becomes_a_delivery_after_two_quiet_looks(any_scene):
     assert parcel.delivery.labels == LABELS
     assert trees.look(parcel.root) == trees.look(source)
     assert trees.times(parcel.root) == trees.times(source)
-    assert parcel.manifest.summary.algorithms == ("sha256", "md5")
+    assert parcel.manifest.summary.algorithms == ("sha256", "md5", "CRC-32")
     assert "unverified-at-source" in {note.code for note in scene.inbox.notes(parcel.delivery.id)}
 
 
