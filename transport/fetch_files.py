@@ -7,7 +7,6 @@ What is here is noted in the ledger with the digests of the bytes that were writ
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
 from pathlib import Path
 
 from lading.errors import AccessDenied, Corrupted, LadingError, SourceChanged, Unreachable
@@ -113,36 +112,8 @@ class Bringing:
             arriving.finish(self._mtime_ns(row))
         return {name: digests[name] for name in self._algorithms} | {PROVEN: proven}
 
-    def _begun(
-        self, files: Watched, row: Row, arriving: Arriving, reader: int, *, anew: bool
-    ) -> "tuple[dict[str, hashlib._Hash], int, Iterator[bytes]]":
-        """The digests of what an earlier attempt left and is gone on with, how much that is, and the blocks that follow it.
-
-        Its last block is compared with the source: nothing else may tell that it was damaged here, or that the file over there
-        is another one under the same size and time.
-        """
-        wanted = self._digests(row)
-        offset, end = self._again(arriving, reader, row, wanted, anew=anew)
-        if not row.size:
-            return wanted, offset, iter(())
-        blocks = files.read(self._remote(row), offset - len(end))
-        rest = _behind(end, blocks)
-        if rest is not None:
-            return wanted, offset, chain([rest] if rest else [], blocks)
-        blocks.close()
-        with translating(f"cannot write {shown(row.path)} into the inbox", TARGET):
-            arriving.restart()
-        return self._digests(row), 0, files.read(self._remote(row))
-
-    def _pump(
-        self,
-        blocks: Iterator[bytes],
-        row: Row,
-        arriving: Arriving,
-        wanted: "Mapping[str, hashlib._Hash]",
-        offset: int,
-    ) -> None:
-        for block in blocks:
+    def _pump(self, files: Watched, row: Row, arriving: Arriving, wanted: Mapping[str, Digest], offset: int) -> None:
+        for block in files.read(self._remote(row), offset) if offset < row.size else ():
             if self._crew and not self._crew.goes_on():
                 raise Unreachable("stopped because another file could not be fetched")
             for digest in wanted.values():
@@ -165,20 +136,19 @@ class Bringing:
             try:
                 if anew or os.fstat(reader).st_size > row.size:
                     arriving.restart()
-                    return 0, b""
-                offset, end = 0, b""
+                    return 0
+                offset = 0
                 while block := os.read(reader, BLOCK):
                     for digest in wanted.values():
                         digest.update(block)
                     offset += len(block)
-                    end = (end + block)[-BLOCK:]
-                return offset, end
+                return offset
             finally:
                 os.close(reader)
 
-    def _digests(self, row: Row) -> "dict[str, hashlib._Hash]":
+    def _wanted(self, row: Row) -> tuple[str, ...]:
         offered = tuple(name for name in _COMPARABLE if name in row.offered and name not in self._algorithms)
-        return {name: hashlib.new(name, usedforsecurity=False) for name in self._algorithms + offered}
+        return self._algorithms + offered
 
     def _proven(self, files: Watched, row: Row, digests: Mapping[str, str]) -> str:
         """Which checksum of the server agrees with what came; "" when it has none. Raises Corrupted when one disagrees."""
@@ -272,20 +242,6 @@ def _hashed(below: Folder, row: Row, names: Iterable[str], theirs: Mapping[str, 
                 safe="the source is untouched",
             )
     return {name: wanted[name].hexdigest() for name in names} | {PROVEN: offered[0] if offered else ""}
-
-
-def _behind(end: bytes, blocks: Iterator[bytes]) -> bytes | None:
-    """What follows `end` in the block in which it ends; None when the blocks begin with something else."""
-    position = 0
-    while position < len(end):
-        block = next(blocks, b"")
-        there = end[position : position + len(block)]
-        if not block or block[: len(there)] != there:
-            return None
-        position += len(block)
-        if position >= len(end):
-            return block[len(there) :]
-    return b""
 
 
 def _which(row: Row) -> str:
