@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from lading.delivery import Delivery, Parcel
+from lading.manifest import Entry
 from omero_importer.filesets import KeyValues
-from omero_importer.ice import ParametersI, model, rlong, rstring, unloaded, unwrap
+from omero_importer.ice import ParametersI, model, plain, rlong, rstring, unloaded
 from omero_importer.session import ANYWHERE, Connection
 
 NS_DELIVERY = "lading/delivery"
@@ -49,7 +50,7 @@ def _with(connection: Connection, name: str, value: str) -> list[Mark]:
     parameters = ParametersI()
     for key, text in (("ns", NS_DELIVERY), ("name", name), ("value", value)):
         parameters.add(key, rstring(text))
-    ids = sorted(row[0] for row in unwrap(connection.queries.projection(query, parameters)))
+    ids = sorted(row[0] for row in plain(connection.queries.projection(query, parameters)))
     return sorted(_read(connection, ids, {}), key=lambda mark: mark.id)
 
 
@@ -62,7 +63,7 @@ def marks_on(connection: Connection, filesets: Sequence[int]) -> Iterator[tuple[
     for batch in batches(filesets):
         parameters = ParametersI().addIds(batch)
         parameters.add("ns", rstring(NS_DELIVERY))
-        rows = unwrap(connection.queries.projection(query, parameters, ANYWHERE))
+        rows = plain(connection.queries.projection(query, parameters, ANYWHERE))
         known = {mark.id: mark for mark in _read(connection, sorted({row[1] for row in rows}), ANYWHERE)}
         yield from ((fileset, known[mark]) for fileset, mark in rows if mark in known)
 
@@ -76,8 +77,8 @@ def _read(connection: Connection, ids: Sequence[int], where: Mapping[str, str]) 
             yield Mark(one.id.val, *known)
 
 
-def make_mark(connection: Connection, parcel: Parcel) -> Mark:
-    """A new mark. The caller has looked."""
+def make_mark(connection: Connection, parcel: Parcel, entries: Iterable[Entry]) -> Mark:
+    """A new mark; `entries`: the lines of the parcel's manifest. The caller has looked."""
     delivery = parcel.delivery
     values = [
         ("labels", str(delivery.labels)),
@@ -87,7 +88,7 @@ def make_mark(connection: Connection, parcel: Parcel) -> Mark:
         ("instrument", delivery.sender),
         ("files", str(parcel.manifest.summary.files)),
         ("bytes", str(parcel.manifest.summary.bytes)),
-        *_times(parcel),
+        *_times(entries),
     ]
     made = connection.updates.saveAndReturnObject(_map(NS_DELIVERY, [pair for pair in values if pair[1]]))
     return Mark(made.id.val, delivery.id, parcel.manifest.summary.digest)
@@ -101,7 +102,7 @@ def link(connection: Connection, annotation: int, kind: str, ids: Iterable[int])
     for batch in batches(sorted(set(ids))):
         parameters = ParametersI().addIds(batch)
         parameters.add("child", rlong(annotation))
-        there = {row[0] for row in unwrap(connection.queries.projection(query, parameters))}
+        there = {row[0] for row in plain(connection.queries.projection(query, parameters))}
         links = []
         for one in batch:
             if one not in there:
@@ -140,7 +141,7 @@ def ensure_tags(connection: Connection, kind: str, parent: int, tags: Sequence[s
     for tag in dict.fromkeys(tags):
         parameters = ParametersI()
         parameters.add("tag", rstring(tag))
-        rows = unwrap(
+        rows = plain(
             connection.queries.projection("select t.id from TagAnnotation t where t.textValue = :tag", parameters)
         )
         ids = sorted(row[0] for row in rows)
@@ -175,9 +176,9 @@ def _map(ns: str, values: Iterable[tuple[str, str]]) -> "model.MapAnnotationI":
     return new
 
 
-def _times(parcel: Parcel) -> list[tuple[str, str]]:
+def _times(entries: Iterable[Entry]) -> list[tuple[str, str]]:
     first = last = 0
-    for entry in parcel.manifest:
+    for entry in entries:
         first = min(first or entry.mtime_ns, entry.mtime_ns)
         last = max(last, entry.mtime_ns)
     if not last:

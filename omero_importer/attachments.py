@@ -18,7 +18,7 @@ from omero_importer import uploads
 from omero_importer.client_paths import client_path
 from omero_importer.filesets import Place
 from omero_importer.hashes import ALGORITHMS
-from omero_importer.ice import ParametersI, model, rlist, rlong, rstring, unloaded, unwrap
+from omero_importer.ice import ParametersI, model, plain, rlist, rlong, rstring, unloaded
 from omero_importer.session import Connection
 from omero_importer.settings import RepositorySettings, RouteSettings
 from omero_importer.sources import Source
@@ -78,9 +78,7 @@ def _oldest(
     found: dict[str, tuple[int, StoredAttachment]] = {}
     if not deliveries:
         return found
-    for annotation, file, size, checksum, hasher, path, name in unwrap(
-        connection.queries.projection(query, parameters)
-    ):
+    for annotation, file, size, checksum, hasher, path, name in plain(connection.queries.projection(query, parameters)):
         one = StoredAttachment(f"{path or ''}{name}", file, size or 0, checksum or "", hasher or "")
         if one.path not in found or found[one.path][1].file > file:
             found[one.path] = (annotation, one)

@@ -18,7 +18,7 @@ from omero_importer.cli_command import OmeroImport, Said
 from omero_importer.filesets import FilesetPlan, FilesetRecord, Place
 from omero_importer.hashes import NO_PROOF
 from omero_importer.holdings import ClientName, StoredFile
-from omero_importer.ice import ParametersI, rlist, rlong, rstring, unwrap
+from omero_importer.ice import ParametersI, plain, rlist, rlong, rstring
 from omero_importer.import_end import running_import
 from omero_importer.in_place_rules import why_not
 from omero_importer.session import Connection
@@ -149,22 +149,22 @@ class CliEngine:
             parameters = ParametersI()
             parameters.add("paths", rlist([rstring(path) for path in paths[start : start + _LOOKED_FOR_AT_ONCE]]))
             parameters.add("owner", rlong(self.connection.user_id))
-            found |= {row[0] for row in unwrap(self.connection.queries.projection(query, parameters))}
+            found |= {row[0] for row in plain(self.connection.queries.projection(query, parameters))}
         marked = (
             "select l.parent.id from FilesetAnnotationLink l join l.child a where l.parent.id in (:ids) and a.ns = :ns"
         )
         for batch in annotations.batches(sorted(found)):
             parameters = ParametersI().addIds(batch)
             parameters.add("ns", rstring(annotations.NS_DELIVERY))
-            found -= {row[0] for row in unwrap(self.connection.queries.projection(marked, parameters))}
+            found -= {row[0] for row in plain(self.connection.queries.projection(marked, parameters))}
         return sorted(found)
 
     def _images(self, fileset: int) -> tuple[int, ...]:
         query = "select i.id from Image i where i.fileset.id = :id"
         parameters = ParametersI().addId(fileset)
-        rows = unwrap(self.connection.queries.projection(query, parameters))
+        rows = plain(self.connection.queries.projection(query, parameters))
         if not rows and running_import(self.connection, fileset, self.settings.patience):
-            rows = unwrap(self.connection.queries.projection(query, parameters))
+            rows = plain(self.connection.queries.projection(query, parameters))
         return tuple(sorted(row[0] for row in rows))
 
     def _equal(self, plan: FilesetPlan, found: dict[str, StoredFile], name: ClientName) -> bool:

@@ -7,6 +7,7 @@ which the Java client applies them: names, prefixes, then characters.
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from lading.findings import Finding, error
@@ -29,12 +30,13 @@ _SUBSTITUTES = {
 _RESERVED = frozenset(
     {"AUX", "CLOCK$", "CON", "NUL", "PRN", *(f"COM{n}" for n in range(1, 10)), *(f"LPT{n}" for n in range(1, 10))}
 )
-_RESERVED_STARTS = tuple(f"{name}." for name in sorted(_RESERVED))
+_MARKED_STARTS = (*(f"{name}." for name in sorted(_RESERVED)), "$")
 
 LIMITS = replace(NameLimits.POSIX, path_bytes=3500)
 """What the managed repository takes: 255 bytes a name, and a path that leaves room for the server's own prefix."""
 
 
+@lru_cache(maxsize=4096)  # the folders of a delivery, asked for with each file
 def safe_name(name: str) -> str:
     """One path component as OMERO stores it: `a:b*.tif` → `a;bx.tif`, `aux.log` → `_aux.log`, `con` → `con_`."""
     upper = name.upper()
@@ -42,7 +44,7 @@ def safe_name(name: str) -> str:
     if upper in _RESERVED:
         safe += _SAFE
     # One "_" per matching rule, as Java does; no two of the prefixes match the same name.
-    if upper.startswith((*_RESERVED_STARTS, "$")):
+    if upper.startswith(_MARKED_STARTS):
         safe = _SAFE + safe
     return safe.translate(_SUBSTITUTES)
 

@@ -7,7 +7,7 @@ person who may not read the server's home) OMERO itself says how it holds the fi
 
 import gzip
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -16,6 +16,7 @@ import structlog
 
 from lading.delivery import FileOutcome, Outcome, Parcel
 from lading.disk import appearing, translated
+from lading.manifest import Entry
 from omero_importer import attachments, holdings
 from omero_importer.annotations import Mark
 from omero_importer.filesets import FilesetPlan, FilesetsDecision, Place
@@ -48,12 +49,12 @@ class Decided:
                 for line in _lines(parcel, decision):
                     packed.write(json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n")
 
-    def recall(self, parcel: Parcel) -> FilesetsDecision | None:
-        """What was decided about exactly these files; None when that is not known here."""
+    def recall(self, parcel: Parcel, paths: Set[str]) -> FilesetsDecision | None:
+        """What was decided about exactly these files, the parcel's `paths`; None when that is not known here."""
         path = self._file(parcel)
         try:
             with gzip.open(path, "rt", encoding="ascii") as lines:
-                return _understood(lines, parcel)
+                return _understood(lines, parcel, paths)
         except FileNotFoundError:
             return None
         except (OSError, EOFError, ValueError, KeyError, TypeError) as exc:
@@ -90,10 +91,10 @@ def lies_here(parcel: Parcel) -> bool:
         return False
 
 
-def unheld(parcel: Parcel, decision: FilesetsDecision) -> Iterator[FileOutcome]:
+def unheld(entries: Iterable[Entry], decision: FilesetsDecision) -> Iterator[FileOutcome]:
     """The files that the decision says nothing about: some only where it was made from what OMERO holds."""
     known = _known(decision)
-    for entry in parcel.manifest:
+    for entry in entries:
         if entry.path not in known:
             yield FileOutcome(entry.path, entry.size, entry.sha256, Outcome.MISSING, _NOBODY_TOOK_IT)
 
@@ -115,7 +116,7 @@ def _lines(parcel: Parcel, decision: FilesetsDecision) -> Iterator[object]:
         yield [plan.reader, plan.required_dirs, plan.series, *plan.files]
 
 
-def _understood(lines: Iterator[str], parcel: Parcel) -> FilesetsDecision | None:
+def _understood(lines: Iterator[str], parcel: Parcel, paths: Set[str]) -> FilesetsDecision | None:
     """None for other content under the same id. Raises OSError, EOFError, ValueError, KeyError, TypeError."""
     head = cast("Mapping[str, object]", json.loads(next(lines, "")))
     if head["format"] != _FORMAT or head["manifest"] != parcel.manifest.summary.digest:
@@ -127,7 +128,7 @@ def _understood(lines: Iterator[str], parcel: Parcel) -> FilesetsDecision | None
         left_out=left_out,
     )
     # Half a file, or one that was tampered with, must not make a file of the delivery disappear from the account.
-    if _known(found) != {entry.path for entry in parcel.manifest}:
+    if _known(found) != paths:
         raise ValueError("it is not about the files of the manifest")
     return found
 

@@ -14,7 +14,7 @@ from omero_importer.cli_import import CliEngine
 from omero_importer.decided import lies_here
 from omero_importer.filesets import Engine, FilesetPlan, FilesetRecord, FilesetsDecision, Place
 from omero_importer.holdings import ClientName, HeldFileset, Matching
-from omero_importer.ice import ParametersI, unwrap
+from omero_importer.ice import ParametersI, plain
 from omero_importer.ice_import import IceEngine
 from omero_importer.import_end import running_import
 from omero_importer.readback import Proof
@@ -123,7 +123,7 @@ class Errand:
         ours = self.free_marks(connection)
         target = self.targets.ensure(connection, self.address)
         if not ours:
-            ours = [annotations.make_mark(connection, self.parcel)]
+            ours = [annotations.make_mark(connection, self.parcel, self.source.entries.values())]
         place = self.place(target, ours[0].id)
         annotations.link(connection, place.mark, place.kind, [place.id])
         images = self._bring_filesets(connection, place, ours)
@@ -218,7 +218,7 @@ class Errand:
             rows = connection.queries.projection(
                 "select i.id from Image i where i.fileset.id = :id", ParametersI().addId(found.id)
             )
-            found.images |= {row[0] for row in unwrap(rows)}
+            found.images |= {row[0] for row in plain(rows)}
         return bool(found.images)
 
     def _mend(self, connection: Connection, place: Place, found: HeldFileset, plan: FilesetPlan) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from omero_importer.annotations import batches
 from omero_importer.client_paths import client_path
 from omero_importer.filesets import FilesetPlan, Place
-from omero_importer.ice import ParametersI, rlong, unwrap
+from omero_importer.ice import ParametersI, plain, rlong
 from omero_importer.session import Connection
 
 _FILESETS_AT_ONCE = 100
@@ -150,5 +150,4 @@ def _rows(
     parameters = ParametersI().addIds(list(ids))
     if place >= 0:
         parameters.add("place", rlong(place))
-    rows: list[list[Any]] = unwrap(connection.queries.projection(query, parameters, dict(where or {})))
-    return rows
+    return plain(connection.queries.projection(query, parameters, dict(where or {})))

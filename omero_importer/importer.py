@@ -14,6 +14,7 @@ import structlog
 from lading.delivery import FileOutcome, Labels, Parcel
 from lading.errors import Rejected, TargetMissing
 from lading.findings import Finding, error, refuses
+from lading.manifest import Entry
 from lading.ports import ImportPlan, ImportRecord, Journal, Settings
 from omero_importer import decided, target
 from omero_importer.bioformats import bioformats
@@ -117,7 +118,10 @@ class OmeroImporter:
         """The preflight. `skips` maps files (paths) that a check leaves out to the reason; the plan carries it on."""
         where = target.address(self._route, parcel.delivery.labels, parcel.delivery.sender)
         self.valve.demand_open()
-        errand = self._errand(parcel, where, self._decision_to_import(parcel, skips or {}), _NoJournal())
+        entries = _entries(parcel)
+        errand = self._errand(
+            parcel, entries, where, self._decision_to_import(parcel, entries, skips or {}), _NoJournal()
+        )
         findings = (*errand.decision.findings, *_too_large(errand.decision))
         if refuses(findings):
             return ImportPlan((), self._as_target(where, skips or {}), findings)
@@ -132,7 +136,8 @@ class OmeroImporter:
     def run(self, parcel: Parcel, plan: ImportPlan, journal: Journal) -> ImportRecord:
         """See the role. Everything that is begun in OMERO carries the delivery's mark: the journal is not needed to find it."""
         where, skips = self._from_target(plan.target)
-        errand = self._errand(parcel, where, self._decision_to_import(parcel, skips), journal)
+        entries = _entries(parcel)
+        errand = self._errand(parcel, entries, where, self._decision_to_import(parcel, entries, skips), journal)
         if refuses(findings := (*errand.decision.findings, *_too_large(errand.decision))):
             raise Rejected(f"importing {parcel.delivery.labels}: OMERO would not take it", findings=findings)
         self._kept.keep(parcel, errand.decision)
@@ -162,10 +167,11 @@ class OmeroImporter:
     def _read_back(self, parcel: Parcel, record: ImportRecord, route: RouteSettings) -> Iterator[FileOutcome]:
         where, skips = self._from_target(record.target)
         in_person = self._sessions.in_person
-        decision = self._kept.recall(parcel)
+        entries = _entries(parcel)
+        decision = self._kept.recall(parcel, entries.keys())
         if decision is None and not in_person and decided.lies_here(parcel):
             decision = self._decision(parcel, skips)
-        errand = self._errand(parcel, where, decision or FilesetsDecision(()), _NoJournal())
+        errand = self._errand(parcel, entries, where, decision or FilesetsDecision(()), _NoJournal())
         doing = f"reading {parcel.delivery.labels} back"
         with self._sessions.fresh(Who() if in_person else where.who, doing) as connection:
             if in_person:
@@ -176,7 +182,7 @@ class OmeroImporter:
                 decision = decided.as_held(connection, marks, place, parcel, skips)
             ids, deliveries = tuple(mark.id for mark in marks), tuple(mark.delivery for mark in marks)
             yield from Proof(connection, errand.source, decision, place, ids, deliveries, route).outcomes()
-            yield from decided.unheld(parcel, decision)
+            yield from decided.unheld(entries.values(), decision)
 
     def _place(self, connection: Connection, errand: Errand, record: ImportRecord) -> Place:
         values = record.target
@@ -191,10 +197,17 @@ class OmeroImporter:
             )
         return errand.place(found, 0)
 
-    def _errand(self, parcel: Parcel, where: Address, decision: FilesetsDecision, journal: Journal) -> Errand:
+    def _errand(
+        self,
+        parcel: Parcel,
+        entries: Mapping[str, Entry],
+        where: Address,
+        decision: FilesetsDecision,
+        journal: Journal,
+    ) -> Errand:
         return Errand(
             parcel=parcel,
-            source=Source(parcel.root, {entry.path: entry for entry in parcel.manifest}, self._inbox),
+            source=Source(parcel.root, entries, self._inbox),
             decision=decision,
             address=where,
             settings=self._server,
@@ -205,9 +218,11 @@ class OmeroImporter:
             interrupted=self._interrupted,
         )
 
-    def _decision_to_import(self, parcel: Parcel, skips: Mapping[str, str]) -> FilesetsDecision:
+    def _decision_to_import(
+        self, parcel: Parcel, entries: Mapping[str, Entry], skips: Mapping[str, str]
+    ) -> FilesetsDecision:
         """Of a parcel that was withdrawn, what was decided then: links and annotations can still be mended."""
-        kept = None if decided.lies_here(parcel) else self._kept.recall(parcel)
+        kept = None if decided.lies_here(parcel) else self._kept.recall(parcel, entries.keys())
         return kept or self._decision(parcel, skips)
 
     def _decision(self, parcel: Parcel, skips: Mapping[str, str]) -> FilesetsDecision:
@@ -250,6 +265,11 @@ class OmeroImporter:
         if self._server.web:
             return f"{self._server.web.rstrip('/')}/webclient/?show={place.kind.lower()}-{place.id}"
         return f"omero://{self._sessions.server}/{place.kind}:{place.id}"
+
+
+def _entries(parcel: Parcel) -> dict[str, Entry]:
+    """The lines of the manifest by path: each question about them reads them from here."""
+    return {entry.path: entry for entry in parcel.manifest}
 
 
 def _too_large(decision: FilesetsDecision) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from lading.errors import Refused
 from lading.listing.names import printable
 from omero_importer.annotations import batches
 from omero_importer.filesets import FilesetPlan, Place
-from omero_importer.ice import ParametersI, model, unloaded, unwrap
+from omero_importer.ice import ParametersI, model, plain, unloaded
 from omero_importer.session import Connection
 
 _ON_PLATES = "select i.id, p.id from WellSample s join s.image i join s.well w join w.plate p where i.id in (:ids)"  # of any screen
@@ -59,7 +59,7 @@ def _plates(connection: Connection, images: Sequence[int]) -> dict[int, int]:
     found: dict[int, int] = {}
     for batch in batches(images):
         found |= {
-            row[0]: row[1] for row in unwrap(connection.queries.projection(_ON_PLATES, ParametersI().addIds(batch)))
+            row[0]: row[1] for row in plain(connection.queries.projection(_ON_PLATES, ParametersI().addIds(batch)))
         }
     return found
 

@@ -14,7 +14,7 @@ from omero_importer import annotations, holdings
 from omero_importer.annotations import Mark
 from omero_importer.filesets import FilesetPlan
 from omero_importer.holdings import ClientName, StoredFile
-from omero_importer.ice import ParametersI, rlist, rstring, unwrap
+from omero_importer.ice import ParametersI, plain, rlist, rstring
 from omero_importer.session import ANYWHERE, Connection
 
 _LOOKED_FOR_AT_ONCE = 200
@@ -68,7 +68,7 @@ class Strays:
         for start in range(0, len(paths), _LOOKED_FOR_AT_ONCE):
             parameters = ParametersI()
             parameters.add("paths", rlist([rstring(path) for path in paths[start : start + _LOOKED_FOR_AT_ONCE]]))
-            found |= {row[0]: row[1] for row in unwrap(self.connection.queries.projection(query, parameters, ANYWHERE))}
+            found |= {row[0]: row[1] for row in plain(self.connection.queries.projection(query, parameters, ANYWHERE))}
         for fileset, mark in annotations.marks_on(self.connection, sorted(found)):
             if found.get(fileset) == self.connection.group_id or not self._moved_along(mark):
                 found.pop(fileset, None)
@@ -82,7 +82,7 @@ class Strays:
 
     def _moved(self, plan: FilesetPlan, group: int) -> Refused:
         query = "select g.name from ExperimenterGroup g where g.id = :id"
-        rows = unwrap(self.connection.queries.projection(query, ParametersI().addId(group), ANYWHERE))
+        rows = plain(self.connection.queries.projection(query, ParametersI().addId(group), ANYWHERE))
         name = rows[0][0] if rows else group
         return Refused(
             f"importing {self.delivery.labels}: {printable(plan.entry)} is in OMERO, in group {name!r} instead of "

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from omero_importer.filesets import FilesetPlan, Place
-from omero_importer.ice import Ice, ParametersI, grid, omero, rlong, unwrap
+from omero_importer.ice import Ice, ParametersI, grid, omero, plain, rlong
 from omero_importer.session import Connection
 
 _KEPT = 64
@@ -98,7 +98,7 @@ class UploadUnderway:
         except (Ice.ObjectNotExistException, omero.ServerError):
             return 0
         query = "select e.fileset.id from FilesetEntry e where e.originalFile.id = :file"
-        rows = unwrap(connection.queries.projection(query, ParametersI().add("file", rlong(file))))
+        rows = plain(connection.queries.projection(query, ParametersI().add("file", rlong(file))))
         return int(rows[0][0]) if rows else 0
 
     def give_up(self) -> None:
