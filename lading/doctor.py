@@ -11,15 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from lading.agent.outbox import OUTBOX_NAME, Outbox
+from lading.agent.outbox import CANCELLED_THERE, OUTBOX_NAME, Outbox, Outgoing
+from lading.agent.receipts import kept_receipt
 from lading.agent.reporting import raised
 from lading.assembly import importer_for, make_transport, program_heartbeats
 from lading.config import Config, Settings
+from lading.delivery import Stage
 from lading.deposit import deposit_of
 from lading.errors import AccessDenied, ConfigError, LadingError
 from lading.findings import Severity
@@ -88,11 +90,16 @@ def _scans(config: Config) -> Iterator[Diagnosis]:
     try:
         reports = [report for report in outbox.watches() if report.path in watched]
         alarms = [alarm for alarm in raised(outbox) if not alarm.key.startswith("watch/")]
+        given_up = list(_cancelled_there(outbox))
     finally:
         outbox.close()
     for alarm in alarms:
         since = time.strftime("%d %b %H:%M", time.localtime(alarm.since))
         yield Diagnosis("alarm", "fail", f"{alarm.what} since {since}", "lading doctor")
+    for item in given_up[:_SHOWN]:
+        yield Diagnosis(
+            "cancelled", "warn", f"{item.id} ({item.delivery.labels}): {item.error}", f"lading show {item.id}"
+        )
     for report in reports:
         if report.error:
             yield Diagnosis("watch", "fail", report.error, report.next_command)
@@ -100,6 +107,15 @@ def _scans(config: Config) -> Iterator[Diagnosis]:
             yield Diagnosis("watch", "warn", f"{report.path}: {finding.message} ({finding.hint})")
         for folder, reason in report.waiting[:_SHOWN]:
             yield Diagnosis("watch", "ok", f"{folder} is not complete: {reason}")
+
+
+def _cancelled_there(outbox: Outbox) -> Iterator[Outgoing]:
+    """What the server gave up within the last day: nobody at the instrument did it, and somebody there may wait for it."""
+    since = datetime.now(UTC) - timedelta(days=1)
+    for item in outbox.deliveries(Stage.CANCELLED):
+        receipt = kept_receipt(outbox, item.id) if outbox.journal(item.id).recall(CANCELLED_THERE) else None
+        if receipt is not None and receipt.at >= since:
+            yield item
 
 
 def examine(config: Config) -> Iterator[Diagnosis]:

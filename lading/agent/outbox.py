@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lading.agent.connections import Connections, patiently
+from lading.agent.journal import OutboxJournal, visible
 from lading.agent.locks import FileLock, held
 from lading.agent.outgoing import LONGEST_WAIT_S, UNSENT, Outgoing, WatchReport, outgoing
 from lading.agent.tables import MIGRATIONS
@@ -23,6 +24,8 @@ from lading.ports import Clock, Journal
 __all__ = ["OUTBOX_NAME", "UNSENT", "Outbox", "Outgoing", "WatchReport"]
 
 OUTBOX_NAME = "outbox.sqlite"
+CANCELLED_THERE = "cancelled-there"
+"""The note on a delivery that the server gave up. It may be taken up again there, so its receipt is asked for further on."""
 
 # Like Outgoing.is_due.
 _DUE = f"(not_before <= ?1 OR not_before > ?1 + {LONGEST_WAIT_S})"
@@ -85,15 +88,15 @@ class Outbox:
             db.execute(
                 "INSERT INTO deliveries (id, route, root, project, participant, session, stage, sender, priority, quiet, clean,"
                 " grace_s, created_at, updated_at, live) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                (delivery, route, os.fsencode(root), _text(labels.project), _text(labels.participant), _text(labels.session),
-                 Stage.FOUND, _text(sender), priority, quiet, int(clean), grace_s, now, now, int(live)),
+                (delivery, route, os.fsencode(root), visible(labels.project), visible(labels.participant), visible(labels.session),
+                 Stage.FOUND, visible(sender), priority, quiet, int(clean), grace_s, now, now, int(live)),
             )  # fmt: skip
             db.execute(
                 "INSERT INTO taken VALUES (?,?,?,?) ON CONFLICT DO UPDATE SET delivery = excluded.delivery,"
                 " fingerprint = excluded.fingerprint",
                 (route, os.fsencode(root), delivery, fingerprint),
             )
-            self._event(db, delivery, Stage.FOUND, f"found {_text(str(root))}")
+            self._event(db, delivery, Stage.FOUND, f"found {visible(str(root))}")
             if late:
                 self._findings(db, delivery, (late,))
                 self._move(
@@ -150,10 +153,12 @@ class Outbox:
 
     def awaiting_receipt(self) -> list[Outgoing]:
         """What lies in an inbox without a final answer, and whose time to ask has come."""
+        given_up = "stage = 'CANCELLED' AND id IN (SELECT delivery FROM journal WHERE key = ?2)"
         rows = self._all(
-            f"SELECT * FROM deliveries WHERE arrived_at > 0 AND stage IN ('ARRIVED', 'REJECTED') AND {_DUE}"  # noqa: S608
+            f"SELECT * FROM deliveries WHERE arrived_at > 0 AND (stage IN ('ARRIVED', 'REJECTED') OR {given_up}) AND {_DUE}"  # noqa: S608
             " ORDER BY not_before LIMIT 1000",
             self.clock(),
+            CANCELLED_THERE,
         )
         return [outgoing(row) for row in rows]
 
@@ -187,7 +192,7 @@ class Outbox:
 
     def journal(self, delivery: DeliveryId) -> Journal:
         """The notes that parts keep about the delivery."""
-        return _OutboxJournal(self, delivery)
+        return OutboxJournal(self.rows, self.writing, delivery)
 
     def papers(self, delivery: DeliveryId) -> Path:
         """The folder for the delivery's manifest and seal; made when it is not there."""
@@ -245,7 +250,7 @@ class Outbox:
     ) -> None:
         """The attempt failed. The delivery is at `stage`; it is tried again `again_in` seconds from now, 0 for not by itself."""
         self.move(
-            delivery, stage, f"{error.code}: {_text(error.message)}", resume=resume or "", error_code=error.code,
+            delivery, stage, f"{error.code}: {visible(error.message)}", resume=resume or "", error_code=error.code,
             error=error.message, next_command=error.next_command,
             not_before=self.clock() + again_in if again_in else 0.0,
         )  # fmt: skip
@@ -300,6 +305,10 @@ class Outbox:
                 raise _not_now(delivery, item.stage, "cancelled here; it lies in the inbox already")
             self._force(delivery, Stage.CANCELLED, note)
 
+    def take_up(self, delivery: DeliveryId, note: str) -> None:
+        """The server goes on with what it had cancelled: wait for its answer again."""
+        self._force(delivery, Stage.ARRIVED, note)
+
     def retry(self, delivery: DeliveryId, note: str = "retried on request") -> None:
         """Try again at once, from a fresh look at the source if it was REJECTED. Raises ConfigError when nothing failed."""
         item = self.get(delivery)
@@ -329,12 +338,12 @@ class Outbox:
             db.execute(
                 "INSERT INTO watches VALUES (?,?,?,?,?) ON CONFLICT DO UPDATE SET at = excluded.at, error = excluded.error,"
                 " next_command = excluded.next_command, report = excluded.report",
-                (os.fsencode(report.path), report.at, _text(report.error), _text(report.next_command), text),
+                (os.fsencode(report.path), report.at, visible(report.error), visible(report.next_command), text),
             )
         if old is None:
             return bool(report.error or report.findings)
         found = json.loads(text)["findings"]
-        return bool(old["error"] != _text(report.error) or json.loads(old["report"])["findings"] != found)
+        return bool(old["error"] != visible(report.error) or json.loads(old["report"])["findings"] != found)
 
     def watches(self) -> list[WatchReport]:
         """The last word on every watched folder."""
@@ -389,11 +398,11 @@ class Outbox:
         columns = {**changes, "updated_at": self.clock()}
         assignments = ", ".join(f"{name} = ?" for name in columns)
         # Findings and errors quote names, also of files whose names are no text.
-        values = [_text(value) if isinstance(value, str) else value for value in columns.values()]
+        values = [visible(value) if isinstance(value, str) else value for value in columns.values()]
         db.execute(f"UPDATE deliveries SET {assignments} WHERE id = ?", (*values, delivery))  # noqa: S608 - our names
 
     def _event(self, db: sqlite3.Connection, delivery: DeliveryId, stage: Stage, note: str) -> None:
-        db.execute("INSERT INTO events VALUES (?,?,?,?)", (delivery, self.clock(), stage, _text(note)))
+        db.execute("INSERT INTO events VALUES (?,?,?,?)", (delivery, self.clock(), stage, visible(note)))
 
     def _findings(self, db: sqlite3.Connection, delivery: DeliveryId, findings: Iterable[Finding]) -> None:
         rows = [(delivery, json.dumps(finding.as_dict())) for finding in findings]
@@ -456,36 +465,6 @@ class _DeliveryLock(FileLock):
     def acquire(self, *, patience: float = 0.0) -> bool:
         with self._recording("lock a delivery of"):
             return super().acquire(patience=patience)
-
-
-class _OutboxJournal:
-    """The journal of one delivery, in the outbox."""
-
-    def __init__(self, outbox: Outbox, delivery: DeliveryId) -> None:
-        self._outbox = outbox
-        self._delivery = delivery
-
-    def note(self, key: str, value: str) -> None:
-        # As bytes where SQLite would not take it as text: it must come back as it was.
-        kept = value if _is_text(value) else value.encode("utf-8", "surrogatepass")
-        with self._outbox._transaction() as db:  # noqa: SLF001 - one class in two halves
-            db.execute("INSERT OR REPLACE INTO journal VALUES (?,?,?)", (self._delivery, key, kept))
-
-    def recall(self, key: str) -> str | None:
-        row = self._outbox._one(  # noqa: SLF001
-            "SELECT value FROM journal WHERE delivery = ? AND key = ?", self._delivery, key
-        )
-        kept = row["value"] if row else None
-        return kept.decode("utf-8", "surrogatepass") if isinstance(kept, bytes) else kept
-
-
-def _is_text(value: str) -> bool:
-    return value.isascii() or _text(value) == value
-
-
-def _text(text: str) -> str:
-    """`text` as SQLite takes it: bytes of a name that are no text become visible escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _not_now(delivery: DeliveryId, stage: Stage, wish: str) -> ConfigError:

@@ -7,7 +7,7 @@ import structlog
 from lading.agent.carrier import RESEND
 from lading.agent.edge import foreseen
 from lading.agent.locks import held
-from lading.agent.outbox import Outbox, Outgoing
+from lading.agent.outbox import CANCELLED_THERE, Outbox, Outgoing
 from lading.agent.parts import AgentParts
 from lading.agent.taking import look_back
 from lading.delivery import DeliveryId, Receipt, Stage
@@ -31,7 +31,7 @@ def ask(outbox: Outbox, parts: AgentParts, delivery: DeliveryId, *, every: float
     """
     with held(outbox.lock(delivery)) as ours:
         item = outbox.get(delivery) if ours else None
-        if item is None or not item.arrived_at or item.stage not in (Stage.ARRIVED, Stage.REJECTED):
+        if item is None or not _may_be_answered(outbox, item):
             return False
         if item.stage is Stage.ARRIVED:
             look_back(outbox, parts, item)  # a carrier that was killed did not get to it
@@ -43,9 +43,9 @@ def ask(outbox: Outbox, parts: AgentParts, delivery: DeliveryId, *, every: float
         except LadingError as exc:
             _no_answer(outbox, item, exc, next_look)
             return False
-        outbox.amend(delivery, not_before=next_look, **_FINE if item.stage is Stage.ARRIVED else {})
+        outbox.amend(delivery, not_before=next_look, **_words_at(item))
         journal = outbox.journal(delivery)
-        if receipt is None or journal.recall(_ANSWERED) == _mark(receipt):
+        if receipt is None or (journal.recall(_ANSWERED) == _mark(receipt) and not _is_behind(item, receipt)):
             return False
         _answer(outbox, item, receipt, journal)
         journal.note(_ANSWERED, _mark(receipt))
@@ -70,6 +70,26 @@ def kept_receipt(outbox: Outbox, delivery: DeliveryId) -> Receipt | None:
 _FINE: Mapping[str, str] = {"error_code": "", "error": "", "next_command": ""}
 
 
+def _may_be_answered(outbox: Outbox, item: Outgoing) -> bool:
+    """Whether the inbox has it and has not said its last word: what was refused or cancelled there may be released again."""
+    waits = item.stage in (Stage.ARRIVED, Stage.REJECTED)
+    return bool(item.arrived_at) and (
+        waits or (item.stage is Stage.CANCELLED and outbox.journal(item.id).recall(CANCELLED_THERE) is not None)
+    )
+
+
+def _words_at(item: Outgoing) -> Mapping[str, str]:
+    """What is said of a delivery whose inbox answers."""
+    if item.stage is Stage.CANCELLED:
+        return _given_up(item)
+    return _FINE if item.stage is Stage.ARRIVED else {}
+
+
+def _is_behind(item: Outgoing, receipt: Receipt) -> bool:
+    """Whether an earlier version of us read this receipt and made nothing of it."""
+    return receipt.stage is Stage.CANCELLED and item.stage is not Stage.CANCELLED
+
+
 def _answer(outbox: Outbox, item: Outgoing, receipt: Receipt, journal: Journal) -> None:
     log.info("receipt", delivery=item.id, stage=str(receipt.stage), counts=dict(receipt.counts))
     # What could not be read at all may be answered without a digest; what is verified was read.
@@ -80,10 +100,14 @@ def _answer(outbox: Outbox, item: Outgoing, receipt: Receipt, journal: Journal) 
     outbox.keep(item.id, RECEIPT_NAME, receipt_json(receipt).encode("ascii"))
     if receipt.findings:
         outbox.record(item.id, receipt.findings)
+    if item.stage is Stage.CANCELLED and receipt.stage is not Stage.CANCELLED:
+        outbox.take_up(item.id, "the server has taken it up again")
     if receipt.stage is Stage.VERIFIED:
         _verified(outbox, item, receipt)
     elif receipt.stage is Stage.REJECTED:
         _rejected(outbox, item, receipt)
+    elif receipt.stage is Stage.CANCELLED:
+        _cancelled(outbox, item, journal)
     elif receipt.stage is Stage.SENDING:
         _send_again(outbox, item, receipt, journal)
     else:
@@ -110,6 +134,26 @@ def _rejected(outbox: Outbox, item: Outgoing, receipt: Receipt) -> None:
     why = receipt.findings[0].message if receipt.findings else "the server refused it"
     # No command of ours: the findings' hints know the label that was meant.
     outbox.move(item.id, Stage.REJECTED, why, error_code="rejected", error=why, next_command="")
+
+
+def _cancelled(outbox: Outbox, item: Outgoing, journal: Journal) -> None:
+    """Given up by somebody at the server. The source stays; who wants it delivered sends it again, as a new delivery."""
+    journal.note(CANCELLED_THERE, "1")
+    words = _given_up(item)
+    outbox.move(item.id, Stage.CANCELLED, words["error"], resume="", **words)
+    log.warning("cancelled", delivery=item.id, why=words["error"], next=words["next_command"])
+
+
+def _given_up(item: Outgoing) -> Mapping[str, str]:
+    labels = item.delivery.labels
+    return {
+        "error_code": CANCELLED_THERE,
+        "error": "cancelled on the server; its files are kept there in quarantine, and the source is untouched",
+        "next_command": (
+            f"lading send {item.root} --route {item.delivery.route}"
+            f" --project {labels.project} --participant {labels.participant} --session {labels.session}"
+        ),
+    }
 
 
 def _send_again(outbox: Outbox, item: Outgoing, receipt: Receipt, journal: Journal) -> None:

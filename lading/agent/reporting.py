@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from lading.agent.outbox import Outbox
+from lading.agent.outbox import CANCELLED_THERE, Outbox
 from lading.agent.outgoing import LONGEST_WAIT_S
 from lading.config import Config
 from lading.delivery import DeliveryId
@@ -82,9 +82,10 @@ class OutboxDrawer:
                 self._open = None
 
     def untold(self, audience: Audience) -> Sequence[Ended]:
-        """Held for a reason of its own, or refused before it left; what was refused in the inbox, the server tells."""
+        """Held for a reason of its own, refused before it left, or cancelled on the server, which tells what it refuses itself."""
         rows = self._outbox.rows(
-            "SELECT id, updated_at FROM deliveries WHERE (stage = 'HELD' OR (stage = 'REJECTED' AND arrived_at = 0))"  # noqa: S608 - our own text
+            "SELECT id, updated_at FROM deliveries WHERE (stage = 'HELD' OR (stage = 'REJECTED' AND arrived_at = 0)"  # noqa: S608 - our own text
+            f" OR (stage = 'CANCELLED' AND error_code = '{CANCELLED_THERE}'))"
             f" AND told_{audience} <> stage || '/' || error_code AND error_code NOT IN (?, ?) ORDER BY updated_at",
             *_IN_THE_WAY,
         )

@@ -114,6 +114,7 @@ _TITLES = {
     False: {
         Stage.REJECTED: "NEEDS YOU: refused until somebody mends it",
         Stage.HELD: "HELD: the operators must act, and were told; you need not",
+        Stage.CANCELLED: "CANCELLED: given up at the server; nothing was deleted",
         Stage.VERIFIED: "ARRIVED: every file read back from the repository",
     },
     True: {
@@ -127,6 +128,7 @@ def _counted(counts: dict[Stage, int]) -> list[tuple[Stage, str]]:
     return [
         (Stage.REJECTED, f"{plural(counts.get(Stage.REJECTED, 0), 'session')} refused"),
         (Stage.HELD, f"{plural(counts.get(Stage.HELD, 0), 'session')} held"),
+        (Stage.CANCELLED, f"{plural(counts.get(Stage.CANCELLED, 0), 'session')} cancelled"),
         (Stage.VERIFIED, f"{plural(counts.get(Stage.VERIFIED, 0), 'session')} arrived"),
     ]
 

@@ -16,8 +16,9 @@ from lading.agent.locks import FileLock
 from lading.agent.outbox import Outbox
 from lading.agent.parts import AgentParts
 from lading.delivery import DeliveryId, Labels, Receipt, Stage
+from lading.doctor import pulse
 from lading.errors import ConfigError, EngineError, Rejected
-from lading.findings import error
+from lading.findings import error, note
 from lading.testing.instrument import (
     FILES,
     KEY,
@@ -101,6 +102,49 @@ def test_a_refusal_is_shown_and_a_later_release_is_honoured(instrument: Instrume
     instrument.turn()
 
     assert instrument.only().stage is Stage.VERIFIED
+
+
+def test_what_is_cancelled_on_the_server_is_told_and_what_is_taken_up_again_there_is_followed(
+    instrument: Instrument, server: AnsweringServer
+) -> None:
+    # Seen: such a delivery was ARRIVED at the instrument for ever.
+    item = delivered_but_unanswered(instrument, server)
+    server.answer(item.id, Stage.CANCELLED, findings=(note("cancelled", "cancelled by the operator"),))
+    instrument.later(1)
+    instrument.turn()
+    cancelled = instrument.only()
+    assert cancelled.stage is Stage.CANCELLED
+    assert "cancelled on the server" in cancelled.error
+    assert cancelled.next_command.startswith(f"lading send {cancelled.root} --route mri --project ")
+    assert instrument.codes(item.id) == ["cancelled"]
+    assert [d.text for d in pulse(instrument.config) if d.area == "cancelled"] == [
+        f"{item.id} ({item.delivery.labels}): {cancelled.error}"
+    ]
+    instrument.later(700)
+    instrument.turn()
+    assert instrument.only().error == cancelled.error
+
+    server.answer(item.id, Stage.VERIFIED, after=60)
+    instrument.later(700)
+    instrument.turn()
+
+    assert instrument.only().stage is Stage.VERIFIED
+    assert instrument.only().error == ""
+    assert not [d for d in pulse(instrument.config) if d.area == "cancelled"]
+
+
+def test_an_answer_of_cancelled_that_was_read_and_passed_over_is_heard_after_all(
+    instrument: Instrument, server: AnsweringServer
+) -> None:
+    item = delivered_but_unanswered(instrument, server)
+    server.answer(item.id, Stage.CANCELLED)
+    instrument.later(1)
+    instrument.turn()
+    instrument.outbox.take_up(item.id, "as the version before left it")
+    instrument.later(700)
+    instrument.turn()
+
+    assert instrument.only().stage is Stage.CANCELLED
 
 
 def test_a_receipt_about_other_content_proves_nothing(instrument: Instrument, server: AnsweringServer) -> None:

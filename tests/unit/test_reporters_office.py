@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from lading.agent.outbox import Outbox, WatchReport
+from lading.agent.outbox import CANCELLED_THERE, Outbox, WatchReport
 from lading.agent.reporting import OutboxDrawer, conditions, raised
 from lading.config import Config, MailConfig, PeopleConfig
 from lading.delivery import DeliveryId, Labels, Stage
@@ -122,6 +122,24 @@ def test_the_same_trouble_is_told_once_and_another_one_again(site: Site) -> None
 
     assert len(site.server.to(ALICE)) == 2
     assert "no longer there" in site.texts(ALICE)[1]
+
+
+def test_what_the_server_cancelled_is_told_to_its_person_once(site: Site) -> None:
+    labels = Labels("DEMO", "sub-001", "MR1")
+    item = site.outbox.take(site.outbox.home / "MR1", "mri", labels, fingerprint="1", sender="alice@scanner")
+    site.outbox.move(item.id, Stage.CANCELLED, error_code=CANCELLED_THERE, error="cancelled on the server")
+    mine = site.outbox.take(site.outbox.home / "MR2", "mri", labels, fingerprint="2", sender="alice@scanner")
+    site.outbox.cancel(mine.id)
+
+    for _ in range(3):
+        site.now += 61
+        site.office().round([])
+
+    (text,) = site.texts(ALICE)
+    assert site.server.to(ALICE)[0]["Subject"] == "[lading] 1 session cancelled"
+    assert "cancelled on the server" in text
+    assert mine.id not in text
+    assert site.texts(ADMIN) == []
 
 
 def test_what_is_refused_for_nobody_known_goes_to_the_admins(site: Site) -> None:
