@@ -26,6 +26,7 @@ log = structlog.get_logger()
 
 DAY_S = 86_400.0
 _NAMED = 3
+_UNKNOWN = "(its papers are gone, nothing to compare with)"
 _LOOK_BACK = "look-back"
 """The note on a delivery whose folder looked different before it arrived: what is new may have come after the list was made."""
 
@@ -76,15 +77,15 @@ def look_again(outbox: Outbox, rules: FileRules, item: Outgoing, fingerprint: st
     """The folder of `item` does not look as it did. Gives back the delivery that stands for it now.
 
     Before it has arrived only a note is made: its list may or may not know what is new, and `look_back` compares when it has
-    arrived. Once it was refused, the sender has acted and it is sent again. Later, files that are new or different make a new
-    delivery, HELD for a person to decide; files that went are remarked.
+    arrived. Once it was refused, the sender has acted and it is sent again. Later, and once it was cancelled, files that are new
+    or different make a new delivery, HELD for a person to decide; files that went are remarked.
     """
     if item.stage is Stage.FOUND:  # the carrier waits for it to come to rest, and compares with what it saw
         return item
     if item.stage is Stage.REJECTED:
         return _mended(outbox, item, fingerprint)
-    if not item.arrived_at:
-        if item.stage is not Stage.CANCELLED and not outbox.journal(item.id).recall(_LOOK_BACK):
+    if not item.arrived_at and item.stage is not Stage.CANCELLED:
+        if not outbox.journal(item.id).recall(_LOOK_BACK):
             outbox.journal(item.id).note(_LOOK_BACK, "1")
         item = outbox.get(item.id)
         if not item.arrived_at:  # else it arrived just now, perhaps without having seen the note
@@ -177,7 +178,7 @@ def _differences(outbox: Outbox, rules: FileRules, item: Outgoing) -> tuple[list
     """Files that are new or different since the list was made, and files that are gone."""
     papers = outbox.papers(item.id)
     if not is_sealed(papers):
-        return ["(its papers are gone, nothing to compare with)"], []
+        return [_UNKNOWN], []
     manifest = Manifest.trusted(papers, read_seal(papers).summary)
     changed = unchanged(item.root, manifest)
     gone = [path for path in changed if not os.path.lexists(item.root / path)]
@@ -193,10 +194,13 @@ def _belongs(rules: FileRules, path: str) -> bool:
 
 def _late(outbox: Outbox, item: Outgoing, paths: list[str], fingerprint: str) -> Outgoing:
     named = ", ".join(paths[:_NAMED]) + (" …" if len(paths) > _NAMED else "")
+    then = "taken, which is cancelled" if item.stage is Stage.CANCELLED else "sent"
     finding = error(
         "late-files",
-        f"{len(paths)} files in {item.root} are new or different since {item.id} was sent: {named}",
-        path=paths[0],
+        f"{len(paths)} files in {item.root} are new or different since {item.id} was {then}: {named}"
+        if paths != [_UNKNOWN]
+        else f"{item.root} is not as it was when {item.id} was {then}; there is no list to compare it with",
+        path=paths[0] if paths != [_UNKNOWN] else "",
         hint="`lading retry` sends the folder again as it is now; `lading cancel` leaves the new files behind",
     )
     late = outbox.take(

@@ -140,3 +140,36 @@ def test_a_source_that_went_away_is_no_source_that_came_to_rest(instrument: Inst
         instrument.later(600)
         instrument.turn(PartsWith(instrument.parts, cut))
     assert instrument.only().stage is Stage.ARRIVED
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "never listed"])
+def test_what_comes_into_a_folder_whose_delivery_was_cancelled_waits_for_a_person(
+    instrument: Instrument, listed: bool
+) -> None:
+    # Seen: it was left out for ever, and nothing said so.
+    instrument.write(SESSION, FILES)
+    looked_at(instrument)
+    item = instrument.only()
+    if listed:
+        instrument.turn(PartsWith(instrument.parts, CutOff(instrument.parts.transport("mri"))))
+    instrument.outbox.cancel(item.id)
+    looked_at(instrument)
+    assert instrument.only().stage is Stage.CANCELLED
+
+    instrument.write(SESSION, {"late.dcm": b"the last image"})
+    looked_at(instrument)
+    looked_at(instrument)
+
+    (held,) = instrument.outbox.deliveries(Stage.HELD)
+    (said,) = late_one(instrument)
+    assert f"{item.id} was taken, which is cancelled" in said
+    assert ("late.dcm" in said) is listed
+    instrument.outbox.cancel(held.id)
+    looked_at(instrument)
+    assert not instrument.outbox.deliveries(Stage.HELD)
+    instrument.write(SESSION, {"later.dcm": b"the very last image"})
+    looked_at(instrument)
+    (again,) = instrument.outbox.deliveries(Stage.HELD)
+    instrument.outbox.retry(again.id)
+    instrument.turn()
+    assert instrument.outbox.get(again.id).stage is Stage.ARRIVED
