@@ -32,6 +32,7 @@ _DEVICES = (
     "PRN",
     *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10)),
 )
+_DEVICE_STARTS = tuple(f"{device}." for device in _DEVICES)
 
 Components = tuple[str, ...]
 
@@ -78,7 +79,7 @@ def safe(name: str) -> str:
         name += _SAFE
     if upper.startswith("$"):
         name = _SAFE + name
-    if any(upper.startswith(device + ".") for device in _DEVICES):
+    if upper.startswith(_DEVICE_STARTS):
         name = _SAFE + name
     return name.translate(_SUBSTITUTES)
 

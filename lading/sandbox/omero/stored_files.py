@@ -9,6 +9,7 @@ import os
 import stat
 import uuid
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from lading.sandbox.omero import errors
@@ -67,8 +68,7 @@ class StoredFiles:
     def path(self, record: Record) -> Path:
         """Where its bytes are, or will be."""
         if self.managed(record):
-            # Clients may change the names in a record; none of them leads out of the repository.
-            return self.root / joined(components(f"{record.text('path')}/{record.text('name')}"))
+            return _below(self.root, record.text("path"), record.text("name"))
         return self.data_dir / "Files" / str(record.id)
 
     def hash(self, record: Record, path: Path | None = None) -> str:
@@ -171,6 +171,12 @@ class OpenFile:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._descriptor = os.open(self._path, flags, 0o644)
         return self._descriptor
+
+
+@lru_cache(maxsize=4096)  # asked for again at every step of a file's upload and import
+def _below(root: Path, folder: str, name: str) -> Path:
+    """Clients may change the names in a record; none of them leads out of `root`."""
+    return root / joined(components(f"{folder}/{name}"))
 
 
 def set_read_only(path: Path) -> bool:
