@@ -33,6 +33,8 @@ _ASK_AGAIN_S = 300.0
 _SAMPLE = 1000
 _EMPTIED = "emptied"
 """The note that every file of the delivery is gone from its source, written before the folder itself goes."""
+_MOUNTS = "mount-points"
+"""The note on the mount points that the source is or holds, written before the first file goes: without them nothing is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +105,12 @@ def _clean(outbox: Outbox, parts: AgentParts, item: Outgoing) -> None:
     files = sum(1 for _ in _still_as_listed(outbox, item, manifest))
     _write_undo_list(outbox, item, receipt, manifest)
     if item.stage is not Stage.CLEANABLE:
+        outbox.journal(item.id).note(_MOUNTS, json.dumps(_mount_points(item.root, manifest)))
         outbox.move(item.id, Stage.CLEANABLE, f"{files} files equal the receipt and may go")
     try:
         if item.root.is_dir():
             _remove_files(item, manifest)
+            _refuse_while_away(outbox, item)
             outbox.journal(item.id).note(_EMPTIED, "1")
             _remove_empty_folders(item.root)
     except OSError as exc:
@@ -115,8 +119,7 @@ def _clean(outbox: Outbox, parts: AgentParts, item: Outgoing) -> None:
             safe="the repository has every file",
             next_command=f"lading retry {item.id}",
         ) from exc
-    left = " (files that were never sent stay there)" if item.root.exists() else ""
-    note = f"{files} files removed from {item.root}{left}"
+    note = f"{files} files removed from {item.root}{_left(item.root)}"
     outbox.move(item.id, Stage.CLEANED, note, not_before=0.0, error_code="", error="", next_command="")
     log.info("cleaned", delivery=item.id, files=files, root=str(item.root), undo=str(undo_list(outbox, item.id)))
 
@@ -177,10 +180,9 @@ def _still_as_listed(outbox: Outbox, item: Outgoing, manifest: Manifest) -> Iter
     nothing may be removed.
     """
     begun = item.stage is Stage.CLEANABLE
-    if not _is_there(item.root):
-        if begun and outbox.journal(item.id).recall(_EMPTIED):
-            return
-        raise Unreachable(f"{item.root} is not there; is the disk mounted?", safe="nothing was removed")
+    if begun and outbox.journal(item.id).recall(_EMPTIED) and _away(outbox, item):
+        return
+    _refuse_while_away(outbox, item)
     for path in unchanged(item.root, manifest):
         if not begun or os.path.lexists(item.root / path):
             raise _differs(item, path, "size or time")
@@ -190,6 +192,41 @@ def _still_as_listed(outbox: Outbox, item: Outgoing, manifest: Manifest) -> Iter
         if verdict is not Verdict.MATCHES:
             raise _differs(item, entry.path, verdict)
         yield entry
+
+
+def _mount_points(root: Path, manifest: Manifest) -> list[str]:
+    """The folders on the way to the files (relative POSIX, "" for `root` itself) where another file system begins."""
+    folders = {""}
+    for entry in manifest:
+        folder = entry.path.rpartition("/")[0]
+        while folder not in folders:
+            folders.add(folder)
+            folder = folder.rpartition("/")[0]
+    return sorted(folder for folder in folders if os.path.ismount(root / folder))
+
+
+def _away(outbox: Outbox, item: Outgoing) -> list[Path]:
+    """What of the source is not there, or not mounted as it was when we began: its files are not gone, only out of sight."""
+    if not _is_there(item.root):
+        return [item.root]
+    noted = json.loads(outbox.journal(item.id).recall(_MOUNTS) or "[]")
+    return [item.root / folder for folder in noted if not os.path.ismount(item.root / folder)]
+
+
+def _refuse_while_away(outbox: Outbox, item: Outgoing) -> None:
+    if away := _away(outbox, item):
+        raise Unreachable(
+            f"{away[0]} is not there; is the disk mounted?", safe="what is not removed yet stays as it is"
+        )
+
+
+def _left(root: Path) -> str:
+    """What stays of a cleaned source, for people."""
+    if not root.exists():
+        return ""
+    if any(files for _, _, files in os.walk(root)):
+        return " (files that were never sent stay there)"
+    return " (the folder stays: mount points are not removed)" if os.path.ismount(root) else " (some folders stay)"
 
 
 def _is_there(root: Path) -> bool:
@@ -261,8 +298,9 @@ def _remove_files(item: Outgoing, manifest: Manifest) -> None:
 def _remove_empty_folders(root: Path) -> None:
     with Below(root, follow_root=False) as below:
         _remove_empty_below(below, "")
-    with suppress(OSError):  # something that was never sent lies in it
-        root.rmdir()
+    if not os.path.ismount(root):
+        with suppress(OSError):  # something that was never sent lies in it
+            root.rmdir()
 
 
 def _remove_empty_below(below: Below, folder: str) -> None:

@@ -99,6 +99,56 @@ def test_half_cleaned_and_unmounted_it_is_not_called_cleaned(instrument: Instrum
     assert not (instrument.data / SESSION).exists()
 
 
+@pytest.mark.parametrize("where", ["", "scans"], ids=["the source itself", "a folder in it"])
+def test_half_cleaned_it_waits_for_the_mount_that_it_is_or_holds(
+    instrument: Instrument, server: AnsweringServer, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    # Seen: an unmounted source is an empty folder, so every file of it was called removed.
+    item = delivered(instrument, server)
+    mount = instrument.data / SESSION / where
+    away = instrument.base / "away"
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == mount and not away.exists())
+    real = Below.unlink
+
+    def unmounted(below: Below, name: str) -> None:
+        real(below, name)
+        mount.rename(away)
+        mount.mkdir()
+        raise KeyboardInterrupt
+
+    instrument.later(8 * DAY)
+    with monkeypatch.context() as patched:
+        patched.setattr(Below, "unlink", unmounted)
+        with pytest.raises(KeyboardInterrupt):
+            cleaner.clean(instrument.outbox, instrument.parts, item.id)
+    assert not cleaner.clean(instrument.outbox, instrument.parts, item.id)
+    assert instrument.only().stage is Stage.CLEANABLE
+    assert f"{mount} is not there; is the disk mounted?" in instrument.only().error
+
+    mount.rmdir()
+    away.rename(mount)
+    assert cleaner.clean(instrument.outbox, instrument.parts, item.id)
+
+    assert instrument.only().stage is Stage.CLEANED
+    assert not [path for path in (instrument.data / SESSION).rglob("*") if path.is_file()]
+
+
+def test_a_source_that_is_a_mount_point_is_emptied_and_stays(
+    instrument: Instrument, server: AnsweringServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = delivered(instrument, server)
+    root = instrument.data / SESSION
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == root)
+    instrument.later(8 * DAY)
+
+    assert cleaner.clean(instrument.outbox, instrument.parts, item.id)
+
+    assert list(root.iterdir()) == []
+    assert instrument.outbox.events(item.id)[-1].note == (
+        f"3 files removed from {item.root} (the folder stays: mount points are not removed)"
+    )
+
+
 def test_cut_short_after_the_folder_itself_went_it_is_cleaned(
     instrument: Instrument, server: AnsweringServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
