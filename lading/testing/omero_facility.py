@@ -44,7 +44,7 @@ first_pause = 1.0
 inbox = "main"
 repository = "omero"
 transport = {transport}
-digests = ["sha1"]
+digests = {digests}
 {route}
 
 [routes.microscopy.import]
@@ -130,6 +130,7 @@ class OmeroFacility(Facility):
             "certificate": str(self.omero.certificate),
             "transport": f'{{ kind = "local", path = "{self.inbox}" }}',
             "bioformats": "never",
+            "digests": '["sha1"]',
             "quiet": 1,
             "stale_after": 6,
             "workers": 1,

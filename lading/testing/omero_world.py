@@ -90,8 +90,9 @@ class OmeroWorld:
         project: str = "",
         participant: str = "sub-001",
         files: Mapping[str, bytes] | None = None,
+        algorithms: Iterable[str] = ("md5",),
     ) -> Parcel:
-        """As the suite wants it; `files` come in addition."""
+        """As the suite wants it; `files` come in addition. `algorithms`: what the manifest has besides SHA-256."""
         content = {name: f"{name} of {session}".encode() for name in companions}
         content |= {name: b"" for name in companions if name.startswith("empty")}
         made = self.folder / f"made-{uuid4().hex}.tif"
@@ -102,7 +103,7 @@ class OmeroWorld:
         # The label is taken in the inbox from then on; a second session of one label comes from another folder there.
         if (self.inbox.root / str(labels)).exists():
             (self.inbox.root / str(labels)).rename(self.folder / f"moved-{uuid4().hex}")
-        return publish(self.inbox, labels, content | dict(files or {}))
+        return publish(self.inbox, labels, content | dict(files or {}), algorithms=tuple(algorithms))
 
     def held(self, parcel: Parcel) -> Counter[str]:
         found: Counter[str] = Counter()

@@ -81,6 +81,7 @@ class Faults:
 
     # The server
     no_repository: int = 0  # count of `repositories` calls at which the managed repository is not up (a null proxy)
+    checksums: list[str] = field(default_factory=list)  # those it knows, its favourite first, never used up; empty: all
     free_kib: int = -1  # what the server says about its free disk space; -1 is the truth
 
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)

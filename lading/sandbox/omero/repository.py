@@ -59,14 +59,15 @@ class ManagedRepository(Service, omero.grid.ManagedRepository):
         return _description(self.site)
 
     def listChecksumAlgorithms(self, current: Ice.Current) -> list[omero.model.ChecksumAlgorithm]:
-        return [self._algorithm(name) for name in ALGORITHMS]
+        return [self._algorithm(name) for name in self.site.faults.checksums or ALGORITHMS]
 
     def suggestChecksumAlgorithm(
         self, supported: list[omero.model.ChecksumAlgorithm], current: Ice.Current
     ) -> omero.model.ChecksumAlgorithm | None:
         """The first of ours that the client has too."""
         names = {each.value.val for each in supported}
-        return next((self._algorithm(name) for name in ALGORITHMS if name in names), None)
+        ours = self.site.faults.checksums or ALGORITHMS
+        return next((self._algorithm(name) for name in ours if name in names), None)
 
     def importFileset(
         self, fileset: omero.model.Fileset, settings: omero.grid.ImportSettings, current: Ice.Current
@@ -82,7 +83,7 @@ class ManagedRepository(Service, omero.grid.ManagedRepository):
             fileset.addFilesetEntry(entry)
         fileset.linkJob(omero.model.UploadJobI())
         settings = omero.grid.ImportSettings()
-        settings.checksumAlgorithm = self._algorithm(next(iter(ALGORITHMS)))
+        settings.checksumAlgorithm = self._algorithm(next(iter(self.site.faults.checksums or ALGORITHMS)))
         return begin_import(self.site, self.session, self.context(current), fileset, settings, client_of(current))
 
     def listImports(self, current: Ice.Current) -> list[Ice.ObjectPrx]:
