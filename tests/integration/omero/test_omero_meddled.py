@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -30,13 +29,6 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxOmero]:
     )
     with SandboxOmero(tmp_path_factory.mktemp("omero"), people=accounts, java=False) as running:
         yield running
-
-
-@pytest.fixture
-def world(sandbox: SandboxOmero, tmp_path: Path) -> Iterator[OmeroWorld]:
-    made = OmeroWorld(sandbox, tmp_path, tls=False)
-    yield made
-    made.close()
 
 
 def filesets(world: OmeroWorld, parcel: Parcel) -> list[int]:

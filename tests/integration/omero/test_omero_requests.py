@@ -1,8 +1,7 @@
 """How much an import of many small files asks of the server: requests are counted, not seconds."""
 
 import threading
-from collections.abc import Generator, Iterator
-from pathlib import Path
+from collections.abc import Generator
 
 import pytest
 
@@ -11,23 +10,10 @@ pytest.importorskip("omero", reason="omero-py is not installed: make omero")
 from lading.errors import TargetUnavailable
 from lading.sandbox.omero import SandboxOmero
 from lading.testing.importer_suite import all_verified, bring_home, carry_out
-from lading.testing.omero_world import OmeroWorld, running_omero
+from lading.testing.omero_world import OmeroWorld
 from omero_importer import uploads
 
 COMPANIONS = 40
-
-
-@pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxOmero]:
-    with running_omero(tmp_path_factory.mktemp("omero")) as running:
-        yield running
-
-
-@pytest.fixture
-def world(sandbox: SandboxOmero, tmp_path: Path) -> Iterator[OmeroWorld]:
-    made = OmeroWorld(sandbox, tmp_path, tls=False)
-    yield made
-    made.close()
 
 
 def test_a_small_file_costs_three_requests(world: OmeroWorld) -> None:

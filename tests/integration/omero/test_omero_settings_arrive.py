@@ -1,35 +1,20 @@
 """What a route or a repository sets is what the server gets to see: keep-alive, statistics, previews, what is sent again."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("omero", reason="omero-py is not installed: make omero")
 
-from lading.sandbox.omero import SandboxOmero
 from lading.testing import real_images
 from lading.testing.importer_suite import all_verified, bring_home, carry_out
-from lading.testing.omero_world import GROUP, USERS, OmeroWorld, running_omero
+from lading.testing.omero_world import GROUP, USERS, OmeroWorld
 from omero_importer.importer import OmeroImporter
 from omero_importer.session_in_hand import KEY, SessionInHand
 
 PATIENCE_S = 120.0
-
-
-@pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxOmero]:
-    with running_omero(tmp_path_factory.mktemp("omero")) as running:
-        yield running
-
-
-@pytest.fixture
-def world(sandbox: SandboxOmero, tmp_path: Path) -> Iterator[OmeroWorld]:
-    made = OmeroWorld(sandbox, tmp_path, tls=False)
-    yield made
-    made.close()
 
 
 def until(true: Callable[[], bool], why: str) -> None:

@@ -1,9 +1,8 @@
 """What only the OMERO importer does, against the stand-in: checksums, what goes wrong on the way, sparing the server."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -11,24 +10,10 @@ pytest.importorskip("omero", reason="omero-py is not installed: make omero")
 
 from lading.delivery import Outcome, Parcel
 from lading.errors import AccessDenied, Corrupted, Refused, TargetUnavailable
-from lading.sandbox.omero import SandboxOmero
 from lading.testing.importer_suite import MemoryJournal, all_verified, bring_home, by_path, carry_out
-from lading.testing.omero_world import USERS, OmeroWorld, running_omero
+from lading.testing.omero_world import USERS, OmeroWorld
 from omero_importer.hashes import ALGORITHMS
 from omero_importer.importer import OmeroImporter
-
-
-@pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxOmero]:
-    with running_omero(tmp_path_factory.mktemp("omero")) as running:
-        yield running
-
-
-@pytest.fixture
-def world(sandbox: SandboxOmero, tmp_path: Path) -> Iterator[OmeroWorld]:
-    made = OmeroWorld(sandbox, tmp_path, tls=False)
-    yield made
-    made.close()
 
 
 def filesets(world: OmeroWorld, parcel: Parcel) -> list[list[object]]:

@@ -1,7 +1,6 @@
 """The copy in the inbox, or the server's, is not what it was: linked elsewhere, or damaged."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,22 +9,8 @@ pytest.importorskip("omero", reason="omero-py is not installed: make omero")
 
 from lading.delivery import Outcome
 from lading.errors import LadingError
-from lading.sandbox.omero import SandboxOmero
 from lading.testing.importer_suite import MemoryJournal, all_verified, by_path, carry_out
-from lading.testing.omero_world import OmeroWorld, running_omero
-
-
-@pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxOmero]:
-    with running_omero(tmp_path_factory.mktemp("omero")) as running:
-        yield running
-
-
-@pytest.fixture
-def world(sandbox: SandboxOmero, tmp_path: Path) -> Iterator[OmeroWorld]:
-    made = OmeroWorld(sandbox, tmp_path, tls=False)
-    yield made
-    made.close()
+from lading.testing.omero_world import OmeroWorld
 
 
 def test_a_folder_that_was_swapped_for_a_link_is_not_followed(world: OmeroWorld, tmp_path: Path) -> None:

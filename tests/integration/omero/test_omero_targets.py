@@ -1,8 +1,6 @@
 """Where the OMERO importer puts things, whose they are, and what it finds there already, against the stand-in."""
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -11,24 +9,10 @@ pytest.importorskip("omero", reason="omero-py is not installed: make omero")
 from lading.delivery import Outcome, Parcel
 from lading.errors import Refused, TargetMissing
 from lading.findings import refuses
-from lading.sandbox.omero import SandboxOmero
 from lading.testing.importer_suite import MemoryJournal, all_verified, bring_home, by_path, carry_out
-from lading.testing.omero_world import GROUP, USERS, OmeroWorld, running_omero
+from lading.testing.omero_world import GROUP, USERS, OmeroWorld
 from omero_importer.importer import OmeroImporter
 from omero_importer.session_in_hand import KEY, SessionInHand
-
-
-@pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxOmero]:
-    with running_omero(tmp_path_factory.mktemp("omero")) as running:
-        yield running
-
-
-@pytest.fixture
-def world(sandbox: SandboxOmero, tmp_path: Path) -> Iterator[OmeroWorld]:
-    made = OmeroWorld(sandbox, tmp_path, tls=False)
-    yield made
-    made.close()
 
 
 def filesets(world: OmeroWorld, parcel: Parcel) -> list[list[object]]:
