@@ -91,8 +91,13 @@ def _scans(config: Config) -> Iterator[Diagnosis]:
         reports = [report for report in outbox.watches() if report.path in watched]
         alarms = [alarm for alarm in raised(outbox) if not alarm.key.startswith("watch/")]
         given_up = list(_cancelled_there(outbox))
+        pauses = outbox.pauses()
     finally:
         outbox.close()
+    for target in pauses.keys() & {"all", *config.routes}:
+        what = "everything" if target == "all" else f"the route {target}"
+        said = f"{what} is paused since {time.strftime('%d %b %H:%M', time.localtime(pauses[target]))}"
+        yield Diagnosis("agent", "warn", f"{said}: nothing of it is carried or cleaned", f"lading resume {target}")
     for alarm in alarms:
         since = time.strftime("%d %b %H:%M", time.localtime(alarm.since))
         yield Diagnosis("alarm", "fail", f"{alarm.what} since {since}", "lading doctor")

@@ -62,14 +62,22 @@ class AgentMemory:
         self._outbox.retry(delivery)
 
     def pause(self, target: str) -> None:
-        """One delivery, a route's, or all that has not left yet."""
-        for item in self._meant(target):
-            if item.stage in UNSENT or item.id == target:
+        """One delivery; or a route's, or all, that has not left yet, and what is found later."""
+        meant = self._meant(target)
+        if all(item.id != target for item in meant):
+            self._outbox.pause_target(target)
+            meant = self._meant(target)
+        for item in meant:
+            is_going = item.stage in UNSENT or (item.stage is Stage.HELD and item.not_before > 0)
+            if is_going or item.id == target:
                 self._outbox.pause(item.id)
 
     def resume(self, target: str) -> None:
         """The reverse of pause."""
-        for item in self._meant(target):
+        meant = self._meant(target)
+        if all(item.id != target for item in meant):
+            self._outbox.resume_target(target)
+        for item in meant:
             if item.stage is Stage.PAUSED or item.id == target:
                 self._outbox.resume(item.id)
 

@@ -30,6 +30,8 @@ CANCELLED_THERE = "cancelled-there"
 # Like Outgoing.is_due.
 _DUE = f"(not_before <= ?1 OR not_before > ?1 + {LONGEST_WAIT_S})"
 
+_NOT_PAUSED = "NOT EXISTS (SELECT 1 FROM pauses WHERE target IN ('all', route))"
+
 _SqlValue = str | int | float | bytes
 
 
@@ -104,7 +106,10 @@ class Outbox:
                     next_command=f"lading show {delivery}",
                 )  # fmt: skip
             else:
-                self._move(db, delivery, Stage.SENDING if live else Stage.READY, "acquiring" if live else "complete")
+                stage = Stage.SENDING if live else Stage.READY
+                self._move(db, delivery, stage, "acquiring" if live else "complete")
+                if db.execute("SELECT 1 FROM pauses WHERE target IN ('all', ?)", (route,)).fetchone():
+                    self._move(db, delivery, Stage.PAUSED, "paused with all others", resume=stage)
         return self.get(delivery)
 
     def taken(self, route: str, root: Path) -> tuple[DeliveryId, str] | None:
@@ -140,7 +145,7 @@ class Outbox:
     def carriable(self) -> list[Outgoing]:
         """What may be carried now: higher priority first, then the oldest. Includes held deliveries whose time has come."""
         rows = self._all(
-            f"SELECT * FROM deliveries WHERE live = 0 AND {_DUE} AND (stage IN ('FOUND', 'READY', 'SENDING')"  # noqa: S608 - a constant
+            f"SELECT * FROM deliveries WHERE live = 0 AND {_DUE} AND {_NOT_PAUSED} AND (stage IN ('FOUND', 'READY', 'SENDING')"  # noqa: S608 - constants
             " OR (stage = 'HELD' AND not_before > 0)) ORDER BY priority DESC, created_at, id LIMIT 100",
             self.clock(),
         )
@@ -149,7 +154,7 @@ class Outbox:
     def has_cargo(self) -> bool:
         """Whether anything is still to be carried, now or later, without a person's help."""
         going = "stage IN ('FOUND','READY','SENDING') OR (stage='HELD' AND not_before>0)"
-        return self._one(f"SELECT 1 FROM deliveries WHERE live = 0 AND ({going}) LIMIT 1") is not None  # noqa: S608
+        return self._one(f"SELECT 1 FROM deliveries WHERE live = 0 AND {_NOT_PAUSED} AND ({going}) LIMIT 1") is not None  # noqa: S608
 
     def awaiting_receipt(self) -> list[Outgoing]:
         """What lies in an inbox without a final answer, and whose time to ask has come."""
@@ -165,8 +170,8 @@ class Outbox:
     def cleanable(self) -> list[Outgoing]:
         """Verified deliveries whose source is to be removed and whose grace period is over, and half-cleaned ones."""
         rows = self._all(
-            f"SELECT * FROM deliveries WHERE (stage = 'CLEANABLE' AND {_DUE})"  # noqa: S608 - a constant
-            " OR (clean = 1 AND stage = 'VERIFIED' AND grace_until <= ?1) ORDER BY grace_until",
+            f"SELECT * FROM deliveries WHERE {_NOT_PAUSED} AND ((stage = 'CLEANABLE' AND {_DUE})"  # noqa: S608 - constants
+            " OR (clean = 1 AND stage = 'VERIFIED' AND grace_until <= ?1)) ORDER BY grace_until",
             self.clock(),
         )
         return [outgoing(row) for row in rows]
@@ -290,6 +295,24 @@ class Outbox:
         if item.stage is not Stage.PAUSED:
             raise _not_now(delivery, item.stage, "resumed")
         self._force(delivery, item.resume or Stage.READY, note)
+
+    def pause_target(self, target: str) -> None:
+        """Carry and clean nothing of "all" or of a route, what is taken later too, until `resume_target`."""
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO pauses VALUES (?,?)", (target, self.clock()))
+
+    def resume_target(self, target: str) -> None:
+        """The reverse; "all" ends the pauses of routes as well. Raises ConfigError for a route while all is paused."""
+        if target != "all" and "all" in self.pauses():
+            raise ConfigError(
+                f"everything is paused, {target} with it", safe="nothing was changed", next_command="lading resume all"
+            )
+        with self._transaction() as db:
+            db.execute("DELETE FROM pauses WHERE ?1 IN ('all', target)", (target,))
+
+    def pauses(self) -> Mapping[str, float]:
+        """What stands still, and since when."""
+        return {row["target"]: row["at"] for row in self._all("SELECT target, at FROM pauses ORDER BY target")}
 
     def cancel(self, delivery: DeliveryId, note: str = "cancelled on request") -> None:
         """Give it up; the source is not touched. Raises ConfigError once the inbox has it, and while it is being carried."""

@@ -98,4 +98,7 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE INDEX live_files_waiting ON live_files (delivery, settled_at) WHERE state <> 'carried';
     """,
+    """
+    CREATE TABLE pauses (target TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID    -- "all", or a route
+    """,
 )

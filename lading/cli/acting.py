@@ -128,7 +128,10 @@ def release(app: App, delivery: str, as_json: bool) -> None:
 @json_option
 @pass_app
 def pause(app: App, target: str, as_json: bool) -> None:
-    """Stop starting work on a delivery, a route, a repository, or everything (`all`). What is running finishes its stage."""
+    """Stop starting work on a delivery, a route, a repository, or everything (`all`). What is running finishes its stage.
+
+    What comes later waits too, and the agent cleans nothing of it, until `resume`.
+    """
     with app.desk() as desk:
         desk.pause(target)
     _done(target, "paused", as_json=as_json)
