@@ -6,7 +6,7 @@ Every writer returns the files it made, as paths relative to its folder (POSIX),
 import json
 import uuid
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -156,11 +156,36 @@ def ome_zarr(
     folder: Path, name: str = "image.ome.zarr", *, side: int = 4, chunk: int = 8, version: int = 2
 ) -> list[str]:
     """An OME-Zarr (specification 0.4, or 0.5 with `version=3`) with side² chunks at full resolution and a smaller level."""
-    root = folder / name
-    fmt: Literal[2, 3] = 3 if version == 3 else 2
-    group = zarr.create_group(store=root, zarr_format=fmt, overwrite=True)
-    keys: dict[str, Any] = {"name": "v2" if fmt == 2 else "default", "separator": "/"}
-    full = pixels(side * chunk, side * chunk)
+    group = zarr.create_group(store=folder / name, zarr_format=3 if version == 3 else 2, overwrite=True)
+    _zarr_image(group, name, pixels(side * chunk, side * chunk), chunk)
+    return _zarr_files(folder, name)
+
+
+def ome_zarr_plate(folder: Path, name: str = "plate.ome.zarr", *, version: int = 2) -> list[str]:
+    """A plate as OME-Zarr (specification 0.4, or 0.5 with `version=3`): the wells A1 and B2, with two fields each."""
+    plate = zarr.create_group(store=folder / name, zarr_format=3 if version == 3 else 2, overwrite=True)
+    wells = [
+        {"path": f"{row}/{row_index + 1}", "rowIndex": row_index, "columnIndex": row_index}
+        for row_index, row in enumerate("AB")
+    ]
+    for seed, well in enumerate(wells):
+        group = plate.create_group(str(well["path"]).partition("/")[0]).create_group(
+            str(well["path"]).partition("/")[2]
+        )
+        for field in range(2):
+            _zarr_image(
+                group.create_group(str(field)), f"{well['path']}/{field}", pixels(16, 16, seed=2 * seed + field), 8
+            )
+        _describe(group, {"well": {"images": [{"path": str(field), "acquisition": 0} for field in range(2)]}})
+    table: dict[str, Any] = {"name": name, "field_count": 2, "acquisitions": [{"id": 0}], "wells": wells}
+    table |= {"rows": [{"name": row} for row in "AB"], "columns": [{"name": column} for column in "12"]}
+    _describe(plate, {"plate": table})
+    return _zarr_files(folder, name)
+
+
+def _zarr_image(group: "zarr.Group", name: str, full: NDArray[np.uint8], chunk: int) -> None:
+    """An image in two resolutions."""
+    keys: dict[str, Any] = {"name": "v2" if group.metadata.zarr_format == 2 else "default", "separator": "/"}
     for level, data in enumerate((full, full[::2, ::2])):
         array = group.create_array(
             str(level),
@@ -176,13 +201,22 @@ def ome_zarr(
         for level in range(2)
     ]
     axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
-    multiscales: list[Any] = [{"name": name, "version": "0.4", "axes": axes, "datasets": scales}]
-    if fmt == 2:
-        group.attrs["multiscales"] = multiscales
+    _describe(group, {"multiscales": [{"name": name, "version": "0.4", "axes": axes, "datasets": scales}]})
+
+
+def _describe(group: "zarr.Group", keys: dict[str, Any]) -> None:
+    """Put OME's keys where its version of the specification has them."""
+    if group.metadata.zarr_format == 2:
+        group.attrs.update(
+            {key: value | {"version": "0.4"} if isinstance(value, dict) else value for key, value in keys.items()}
+        )
     else:
-        group.attrs["ome"] = {"version": "0.5", "multiscales": multiscales}
-    entry = f"{name}/{'.zattrs' if fmt == 2 else 'zarr.json'}"
-    others = sorted(path.relative_to(folder).as_posix() for path in root.rglob("*") if path.is_file())
+        group.attrs["ome"] = {"version": "0.5", **keys}
+
+
+def _zarr_files(folder: Path, name: str) -> list[str]:
+    entry = f"{name}/.zattrs" if (folder / name / ".zattrs").exists() else f"{name}/zarr.json"
+    others = sorted(path.relative_to(folder).as_posix() for path in (folder / name).rglob("*") if path.is_file())
     return [entry, *(path for path in others if path != entry)]
 
 

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("omero")
 
-from lading.delivery import Outcome
-from lading.errors import Rejected
+from lading.delivery import Outcome, Parcel
+from lading.errors import Refused, Rejected
 from lading.findings import refuses
 from lading.testing import real_images
 from lading.testing.importer_suite import carry_out
@@ -43,6 +43,62 @@ def test_an_ome_zarr_is_one_fileset_with_its_names_unchanged(world: OmeroWorld, 
     )
     assert sorted(str(path) for _, path in stored) == sorted(f"{parcel.delivery.labels}/{name}" for name in names)
     assert len({fileset for fileset, _ in stored}) == 3
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_plate_as_ome_zarr_is_one_fileset_and_hangs_on_its_screen(
+    world: OmeroWorld, tmp_path: Path, version: int
+) -> None:
+    parcel = plate_parcel(world, tmp_path, version)
+    importer = world.importer(create="all", screen="Screen of {project}")
+
+    outcomes = list(importer.verify(parcel, carry_out(importer, parcel)))
+
+    assert {one.outcome for one in outcomes} == {Outcome.VERIFIED}
+    assert len(outcomes) == len(list(parcel.manifest))
+    assert len(world.ask("select f.id from Fileset f")) == 1
+    assert on_the_screen(world) == [(0, 0), (0, 0), (1, 1), (1, 1)]
+
+
+def test_a_plate_as_ome_zarr_in_a_route_for_images_is_refused_and_hangs_on_its_screen_once_the_route_has_one(
+    world: OmeroWorld, tmp_path: Path
+) -> None:
+    parcel = plate_parcel(world, tmp_path)
+
+    for _ in range(2):
+        with pytest.raises(Refused, match=r"plate\.ome\.zarr/\.zattrs is a plate, and the route has a dataset"):
+            carry_out(world.importer(create="dataset"), parcel)
+
+    assert world.ask("select l.id from DatasetImageLink l") == []
+    importer = world.importer(create="all", screen="Screen of {project}")
+    assert {one.outcome for one in importer.verify(parcel, carry_out(importer, parcel))} == {Outcome.VERIFIED}
+    assert len(world.ask("select f.id from Fileset f")) == 1  # it was not sent again
+    assert on_the_screen(world) == [(0, 0), (0, 0), (1, 1), (1, 1)]
+
+
+def test_an_image_as_ome_zarr_in_a_route_for_plates_is_refused(world: OmeroWorld, tmp_path: Path) -> None:
+    names = real_images.ome_zarr(tmp_path, side=2)
+    parcel = world.parcel(images=0, files={name: (tmp_path / name).read_bytes() for name in names})
+
+    with pytest.raises(Refused, match=r"image\.ome\.zarr/\.zattrs is on no plate"):
+        carry_out(world.importer(create="all", screen="Screen of {project}"), parcel)
+
+
+def plate_parcel(world: OmeroWorld, tmp_path: Path, version: int = 2) -> Parcel:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    names = real_images.ome_zarr_plate(folder, version=version)
+    return world.parcel(images=0, files={name: (folder / name).read_bytes() for name in names})
+
+
+def on_the_screen(world: OmeroWorld) -> list[tuple[object, object]]:
+    """Row and column of every field of the plates on the screen."""
+    rows = world.ask(
+        "select w.row, w.column, s.image.id from WellSample s join s.well w join w.plate p join p.screenLinks l"
+        " where l.parent.name = :name",
+        name=f"Screen of {world.project}",
+    )
+    return sorted((row, column) for row, column, _ in rows)
 
 
 def test_names_that_differ_by_case_do_not_even_leave_the_sender(world: OmeroWorld) -> None:
