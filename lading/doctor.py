@@ -143,6 +143,7 @@ def examine(config: Config) -> Iterator[Diagnosis]:
         if route.transport:
             host, _, path = str(route.transport.get("target", "")).partition(":")
             yield _guarded(f"route {name}", partial(_transport, config, name), f"ssh {host} true" if path else "")
+    yield from _digests(config)
     for watch in config.agent.watch:
         yield _watched(watch.path)
     yield from _deadlines(config)
@@ -298,8 +299,18 @@ def _metrics(config: Config) -> Iterator[Diagnosis]:
             yield _guarded("metrics", partial(look, partial(listening, config, program)), "")
 
 
+def _digests(config: Config) -> Iterator[Diagnosis]:
+    """What this machine lacks to list what it sends, fetches, or takes in without a list."""
+    listed_here = {inbox.bare_route for inbox in config.inboxes.values()}
+    for name, route in config.routes.items():
+        if route.transport or route.fetch or name in listed_here:
+            try:
+                available(route.digests, f"routes.{name}.digests")
+            except ConfigError as exc:
+                yield Diagnosis(f"route {name}", "fail", exc.message, exc.next_command)
+
+
 def _transport(config: Config, route: str) -> str:
-    available(config.routes[route].digests, f"routes.{route}.digests")
     transport, live = make_transport(config, route), config.routes[route].live
     if live:
         deposit_of(transport, live.folder, where=f"routes.{route}.live")

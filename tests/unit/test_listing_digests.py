@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lading import config
+from lading import assembly, config, doctor
 from lading.errors import ConfigError, Rejected
 from lading.listing import digests, reading
 from lading.listing.entries import DIGEST_CHARS, Entry, entry_line, parse_entry
@@ -123,6 +123,25 @@ def test_without_the_library_the_settings_key_is_named_and_nothing_is_read(
     assert raised.value.next_command == "pip install 'lading[murmur]'"
     assert not list(papers.iterdir())
     assert digests.available(["md5", "CRC-32"], "routes.x.digests") == ("md5", "CRC-32")
+
+
+def test_the_doctor_says_which_route_lacks_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "find_spec", lambda _: None)
+    file = tmp_path / "lading.toml"
+    file.write_text(
+        f'home = "{tmp_path}/state"\n'
+        '[routes.x]\ntransport = { kind = "local", path = "/nowhere" }\ndigests = ["Murmur3-128"]\n'
+        '[routes.y]\ntransport = { kind = "local", path = "/nowhere" }\ndigests = ["CRC-32"]\n'
+        '[routes.elsewhere]\ndigests = ["Murmur3-32"]\n'
+    )
+
+    found = [one for one in doctor.examine(config.load(file)) if "mmh3" in one.text]
+
+    assert [(one.area, one.level, one.next_command) for one in found] == [
+        ("route x", "fail", "pip install 'lading[murmur]'")
+    ]
+    with pytest.raises(ConfigError, match=r"routes\.x\.digests"):
+        assembly.agent_parts(config.load(file)).algorithms("x")
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from lading.errors import SourceChanged, UnexpectedFault
 from lading.filters import FileRules
+from lading.listing.entries import DIGEST_CHARS
 from lading.listing.helpers import Helpers
+from lading.listing.reading import Reader
 from lading.listing.survey import Run
 from lading.manifest import NameLimits, survey
 
@@ -47,6 +51,20 @@ def test_an_error_in_a_helper_is_the_readers_own_error(tmp_path: Path) -> None:
         after = helpers.list_runs(runs_of(tmp_path), None)
 
     assert after.files == 1
+
+
+def test_a_helper_makes_every_digest_that_the_reader_makes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    names = tuple(name for name in DIGEST_CHARS if find_spec("mmh3") or not name.startswith("Murmur"))
+    reader = Reader(tmp_path, names, stop=threading.Event())
+    (run,) = runs_of(tmp_path)
+
+    with Helpers.start(tmp_path, names, 1) as helpers:
+        listed = helpers.list_runs([run], None)
+
+    assert listed == reader.list_run(run)
+    assert all(f'"{name}": "'.encode() in listed.lines for name in names)
+    reader.close()
 
 
 def test_a_killed_helper_is_a_fault_and_not_a_hang(tmp_path: Path) -> None:
