@@ -6,7 +6,9 @@ What is here is noted in the ledger with the digests of the bytes that were writ
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 from lading.errors import AccessDenied, Corrupted, LadingError, SourceChanged, Unreachable
@@ -94,12 +96,13 @@ class Bringing:
 
     def _attempt(self, files: Watched, row: Row, *, anew: bool) -> Mapping[str, str]:
         doing = f"cannot write {shown(row.path)} into the inbox"
+        changed_at = self._changed_at(files, row)
         with translating(doing, TARGET):
-            arriving, reader = self._landing.resume(row.path, _which(row))
-        wanted = begun(self._wanted(row))
+            arriving, reader = self._landing.resume(row.path, _which(row, changed_at))
         try:
-            offset = self._again(arriving, reader, row, wanted, anew=anew)
-            self._pump(files, row, arriving, wanted, offset)
+            wanted, offset, first, blocks = self._begun(files, row, arriving, reader, anew=anew)
+            with closing(blocks):  # before anything else is asked of this connection
+                self._pump(chain(first, blocks), row, arriving, wanted, offset)
             digests = {name: digest.hexdigest() for name, digest in wanted.items()}
             proven = self._proven(files, row, digests)
         except (SourceChanged, Corrupted):
@@ -112,8 +115,43 @@ class Bringing:
             arriving.finish(self._mtime_ns(row))
         return {name: digests[name] for name in self._algorithms} | {PROVEN: proven}
 
-    def _pump(self, files: Watched, row: Row, arriving: Arriving, wanted: Mapping[str, Digest], offset: int) -> None:
-        for block in files.read(self._remote(row), offset) if offset < row.size else ():
+    def _changed_at(self, files: Watched, row: Row) -> float | None:
+        """When a file was modified of which the listing says nothing of the kind, where a part of it could be gone on with."""
+        if row.mtime is not None or row.version or row.offered or row.size <= BLOCK:
+            return row.mtime
+        found = files.look(self._remote(row))
+        return found.mtime if found else None
+
+    def _begun(
+        self, files: Watched, row: Row, arriving: Arriving, reader: int, *, anew: bool
+    ) -> tuple[Mapping[str, Digest], int, Iterable[bytes], Generator[bytes, None, None]]:
+        """What an earlier attempt left and is gone on with: its digests and length; and what follows it, a block and a stream.
+
+        Its last block is compared with the source: nothing else may tell that it was damaged here, or that the file over there
+        is another one under the same size and time.
+        """
+        wanted = self._digests(row)
+        offset, end = self._again(arriving, reader, row, wanted, anew=anew)
+        if not row.size:
+            return wanted, offset, (), _nothing()
+        blocks = files.read(self._remote(row), offset - len(end))
+        first = _behind(end, blocks)
+        if first is not None:
+            return wanted, offset, (first,) if first else (), blocks
+        blocks.close()
+        with translating(f"cannot write {shown(row.path)} into the inbox", TARGET):
+            arriving.restart()
+        return self._digests(row), 0, (), files.read(self._remote(row))
+
+    def _pump(
+        self,
+        blocks: Iterable[bytes],
+        row: Row,
+        arriving: Arriving,
+        wanted: Mapping[str, Digest],
+        offset: int,
+    ) -> None:
+        for block in blocks:
             if self._crew and not self._crew.goes_on():
                 raise Unreachable("stopped because another file could not be fetched")
             for digest in wanted.values():
@@ -130,25 +168,28 @@ class Bringing:
                 f"{shown(self._remote(row))} changed while it was fetched: {offset:,} bytes came, {row.size:,} were listed"
             )
 
-    def _again(self, arriving: Arriving, reader: int, row: Row, wanted: Mapping[str, Digest], *, anew: bool) -> int:
-        """How much an earlier attempt left; it is hashed."""
+    def _again(
+        self, arriving: Arriving, reader: int, row: Row, wanted: Mapping[str, Digest], *, anew: bool
+    ) -> tuple[int, bytes]:
+        """How much an earlier attempt left, and the last block of it; all of it is hashed."""
         with translating(f"cannot read what is here of {shown(row.path)}", TARGET):
             try:
                 if anew or os.fstat(reader).st_size > row.size:
                     arriving.restart()
-                    return 0
-                offset = 0
+                    return 0, b""
+                offset, end = 0, b""
                 while block := os.read(reader, BLOCK):
                     for digest in wanted.values():
                         digest.update(block)
                     offset += len(block)
-                return offset
+                    end = (end + block)[-BLOCK:]
+                return offset, end
             finally:
                 os.close(reader)
 
-    def _wanted(self, row: Row) -> tuple[str, ...]:
+    def _digests(self, row: Row) -> Mapping[str, Digest]:
         offered = tuple(name for name in _COMPARABLE if name in row.offered and name not in self._algorithms)
-        return self._algorithms + offered
+        return begun(self._algorithms + offered)
 
     def _proven(self, files: Watched, row: Row, digests: Mapping[str, str]) -> str:
         """Which checksum of the server agrees with what came; "" when it has none. Raises Corrupted when one disagrees."""
@@ -244,9 +285,27 @@ def _hashed(below: Folder, row: Row, names: Iterable[str], theirs: Mapping[str, 
     return {name: wanted[name].hexdigest() for name in names} | {PROVEN: offered[0] if offered else ""}
 
 
-def _which(row: Row) -> str:
+def _behind(end: bytes, blocks: Iterator[bytes]) -> bytes | None:
+    """What follows `end` in the block in which it ends; None when the blocks begin with something else."""
+    position = 0
+    while position < len(end):
+        block = next(blocks, b"")
+        there = end[position : position + len(block)]
+        if not block or block[: len(there)] != there:
+            return None
+        position += len(block)
+        if position >= len(end):
+            return block[len(there) :]
+    return b""
+
+
+def _nothing() -> Generator[bytes, None, None]:
+    yield from ()
+
+
+def _which(row: Row, changed_at: float | None) -> str:
     """Stands for the content that is expected: a part of another one is not continued."""
-    said = f"{row.path}\0{row.size}\0{row.mtime}\0{row.version}\0{sorted(row.offered.items())}"
+    said = f"{row.path}\0{row.size}\0{changed_at}\0{row.version}\0{sorted(row.offered.items())}"
     return hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 

@@ -5,7 +5,7 @@ The clock runs while a call is under way, and stands still while the caller or t
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -131,8 +131,8 @@ class Watched:
             for path, body in bodies:
                 self._files.place(path, _Ticking(body, self))
 
-    def read(self, path: str, offset: int = 0) -> Iterator[bytes]:
-        """See the role."""
+    def read(self, path: str, offset: int = 0) -> Generator[bytes, None, None]:
+        """See the role. May be closed before its end."""
         blocks = iter(self._files.read(path, offset))
         while True:
             with _Call(self):
