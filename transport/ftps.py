@@ -33,7 +33,7 @@ from transport.ftps_connection import (
     together,
     translating,
 )
-from transport.ftps_listing import lines_of, machine_answer, machine_entry, seconds_of, stamp_of, unix_entry
+from transport.ftps_listing import YEAR_10000, lines_of, machine_answer, machine_entry, seconds_of, stamp_of, unix_entry
 from transport.logins import password
 from transport.placing import PlacingTransport
 from transport.remote import BLOCK, Body, RemoteFile, RemoteFiles, RemoteTraits, part_path
@@ -338,7 +338,7 @@ class FtpsFiles:
             self._ftp.hang_up()
 
     def _set_time(self, path: str, mtime: float) -> None:
-        if "MFMT" not in self._ftp.features or mtime < 0:
+        if "MFMT" not in self._ftp.features or not 0 <= mtime < YEAR_10000:
             return
         # Some announce it, and allow it to nobody. The time is a convenience; the manifest has the true one.
         with suppress(ftplib.error_perm):

@@ -60,8 +60,12 @@ def seconds_of(stamp: str) -> float | None:
         return None
 
 
+YEAR_10000 = 253_402_300_800
+"""In seconds since the epoch: a stamp has four digits for the year."""
+
+
 def stamp_of(seconds: float) -> str:
-    """The other way around, to the second."""
+    """The other way around, to the second; before YEAR_10000."""
     return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y%m%d%H%M%S")
 
 

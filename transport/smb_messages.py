@@ -99,8 +99,9 @@ def writing(file: bytes, offset: int, content: bytes) -> Request:
 
 
 def dating(file: bytes, mtime_ns: int) -> Request:
-    """Set the time of the last change; the others stay."""
-    return _setting(file, _BASIC, struct.pack("<QQQQII", 0, 0, mtime_ns // 100 + _EPOCH, 0, 0, 0))
+    """Set the time of the last change, if there it can be (from 1601 on); the others stay."""
+    time = min(max(0, mtime_ns // 100 + _EPOCH), (1 << 63) - 1)
+    return _setting(file, _BASIC, struct.pack("<QQQQII", 0, 0, time, 0, 0, 0))
 
 
 def naming(file: bytes, path: str) -> Request:

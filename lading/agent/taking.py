@@ -195,14 +195,20 @@ def _belongs(rules: FileRules, path: str) -> bool:
 def _late(outbox: Outbox, item: Outgoing, paths: list[str], fingerprint: str) -> Outgoing:
     named = ", ".join(paths[:_NAMED]) + (" …" if len(paths) > _NAMED else "")
     then = "taken, which is cancelled" if item.stage is Stage.CANCELLED else "sent"
-    finding = error(
-        "late-files",
-        f"{len(paths)} files in {item.root} are new or different since {item.id} was {then}: {named}"
-        if paths != [_UNKNOWN]
-        else f"{item.root} is not as it was when {item.id} was {then}; there is no list to compare it with",
-        path=paths[0] if paths != [_UNKNOWN] else "",
-        hint="`lading retry` sends the folder again as it is now; `lading cancel` leaves the new files behind",
-    )
+    hint = "`lading retry` sends the folder again as it is now; `lading cancel` leaves the new files behind"
+    if paths != [_UNKNOWN]:
+        finding = error(
+            "late-files",
+            f"{len(paths)} files in {item.root} are new or different since {item.id} was {then}: {named}",
+            path=paths[0],
+            hint=hint,
+        )
+    else:
+        finding = error(
+            "late-files",
+            f"{item.root} is not as it was when {item.id} was {then}; no list tells what is new",
+            hint=hint,
+        )
     late = outbox.take(
         item.root, item.delivery.route, item.delivery.labels, fingerprint=fingerprint, sender=item.delivery.sender,
         quiet=item.quiet, clean=item.clean, grace_s=item.grace_s, late=finding, after=item.id,

@@ -24,6 +24,8 @@ Those with capitals are OMERO's, in its own strings (see `lading.listing.digests
 
 _MORE_DIGESTS = tuple(name for name in DIGEST_CHARS if name != "sha256")
 _MAX_INT = 1 << 63
+_MAX_TIME = _MAX_INT * 1_000_000_000
+"""File systems count seconds in 64 bits; in nanoseconds, 64 bits end in the year 2262, and broken clocks go beyond."""
 _HEX = re.compile(r"[0-9a-f]+")
 # The C function under json.dumps, which the standard library's stubs do not name.
 _quoted: Callable[[str], str] = json.encoder.encode_basestring_ascii
@@ -125,7 +127,7 @@ def parse_entry(line: str, *, max_depth: int) -> Entry:
         raise ValueError(f"unknown key {sorted(unknown)[0]!r:.80}")
     path = _string(raw, "path")
     check_path(path, max_depth=max_depth)
-    size_value, time_value = _integer(raw, "size"), _integer(raw, "mtime_ns")
+    size_value, time_value = _integer(raw, "size"), _integer(raw, "mtime_ns", _MAX_TIME)
     if size_value < 0:
         raise ValueError("a negative size")
     hexes = {name: _digest(raw, name) for name in DIGEST_CHARS if name in raw}
@@ -202,12 +204,12 @@ def _string(raw: Mapping[str, object], key: str) -> str:
     return value
 
 
-def _integer(raw: Mapping[str, object], key: str) -> int:
+def _integer(raw: Mapping[str, object], key: str, limit: int = _MAX_INT) -> int:
     value = raw.get(key)
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{key} is not an integer")  # noqa: TRY004
-    if not -_MAX_INT <= value < _MAX_INT:
-        raise ValueError(f"{key} does not fit into 64 bits")
+    if not -limit <= value < limit:
+        raise ValueError(f"{key} is beyond what a file can have")
     return value
 
 

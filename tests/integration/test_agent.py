@@ -104,6 +104,24 @@ def test_a_refusal_is_shown_and_a_later_release_is_honoured(instrument: Instrume
     assert instrument.only().stage is Stage.VERIFIED
 
 
+@pytest.mark.parametrize("kind", ["local", "rsync"])
+def test_files_of_strange_times_are_carried_and_accepted(
+    instrument: Instrument, server: AnsweringServer, kind: str
+) -> None:
+    key = {"local": "path", "rsync": "target"}[kind]
+    instrument.configure(transport=f'{{ kind = "{kind}", {key} = "{instrument.inbox_root}" }}')
+    root = instrument.write("P1/sub-001/s1", FILES)
+    for name, year in (("a.dcm", 2300), ("b.dcm", 1960)):
+        time_ns = int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000_000
+        os.utime(root / name, ns=(time_ns, time_ns))
+    instrument.turn()
+    server.serve()
+    instrument.later(1)
+    instrument.turn()
+
+    assert instrument.only().stage is Stage.VERIFIED
+
+
 def test_what_is_cancelled_on_the_server_is_told_and_what_is_taken_up_again_there_is_followed(
     instrument: Instrument, server: AnsweringServer
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lading.errors import Rejected
-from lading.listing.entries import sums_line
+from lading.listing.entries import parse_entry, sums_line
 from lading.manifest import FILTERED_NAME, LIST_NAME, SUMS_NAME, Limits, Manifest, make
 
 SHA = hashlib.sha256(b"").hexdigest()
@@ -82,6 +82,7 @@ def test_a_path_that_could_leave_the_folder_is_refused(tmp_path: Path, path: str
         line().replace('"size": 1', '"size": ' + "9" * 5000),
         line().replace('"size": 1', '"size": 1, "size": 2'),
         line(mtime_ns=None),
+        line(mtime_ns=10**30),
         line(sha256=SHA.upper()),
         line(sha256=SHA[:-1]),
         line(sha256=None),
@@ -162,3 +163,27 @@ def test_our_own_manifest_always_passes_the_strangers_gate(tmp_path: Path) -> No
 
     assert Manifest.open(papers).summary == made.summary
     assert {entry.mtime_ns for entry in made if entry.path == "C:"} == {-5_000_000_000}
+
+
+@pytest.mark.parametrize("year", [-8000, 0, 1400, 1960, 2300, 9999, 60_000])
+def test_a_file_of_any_time_that_a_file_system_knows_is_taken(tmp_path: Path, year: int) -> None:
+    # Seen: an instrument's clock was wrong, and the inbox called the manifest malformed.
+    time = (year - 1970) * 31_556_952 * 1_000_000_000 + 1
+
+    assert parse_entry(line(mtime_ns=time), max_depth=8).mtime_ns == time
+
+
+def test_our_own_manifest_of_a_file_dated_beyond_64_bits_passes_the_strangers_gate(tmp_path: Path) -> None:
+    source, papers = tmp_path / "s", tmp_path / "p"
+    source.mkdir()
+    papers.mkdir()
+    (source / "late").write_text("1")
+    year_2300 = 10_413_792_000 * 1_000_000_000
+    os.utime(source / "late", ns=(year_2300, year_2300))
+    if (source / "late").stat().st_mtime_ns != year_2300:
+        pytest.skip("this file system knows no such time")
+
+    made = make(source, papers)
+
+    assert Manifest.open(papers).summary == made.summary
+    assert [entry.mtime_ns for entry in made] == [year_2300]
