@@ -1,6 +1,5 @@
 """One round over a place that holds session folders: looks, brings what has been quiet for long enough, lists it, seals it here."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -36,7 +35,6 @@ from transport.stalling import Watched
 
 _CHANGED = "changed-after-fetch"
 _VANISHED = "vanished-before-fetch"
-_MAX_TIME = 1 << 63  # nanoseconds, in the year 2262: more does not go into a manifest
 
 
 class ForeignRound:
@@ -309,18 +307,11 @@ def still_answers(files: Watched, path: str) -> bool:
 
 
 def _entry(row: Row, root: Path | None = None) -> Entry:
-    """A line of the manifest. The time is that of the file here, which has the source's where that keeps times, and fits."""
+    """A line of the manifest. The time is that of the file here, which has the source's where that keeps times."""
     mtime_ns = 0
     if root is not None:
         with translating(f"cannot look at {shown(row.path)}", TARGET):
             mtime_ns = (root / row.path).lstat().st_mtime_ns
-            if not -_MAX_TIME <= mtime_ns < _MAX_TIME:
-                mtime_ns = -_MAX_TIME if mtime_ns < 0 else _MAX_TIME - 1
-                os.utime(
-                    root / row.path,
-                    ns=(mtime_ns, mtime_ns),
-                    follow_symlinks=os.utime not in os.supports_follow_symlinks,
-                )
     digests = {name: digest for name, digest in row.digests.items() if name != PROVEN}
     return Entry(row.path, row.size, mtime_ns, digests or {"sha256": ""})
 
