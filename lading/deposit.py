@@ -36,6 +36,7 @@ def deposit_folder(below: str, labels: Labels) -> str:
 class Settled:
     """A file of the source that came to rest: `path` relative POSIX, `size` in bytes, `mtime_ns` since the epoch.
 
+    `ctime_ns`: when anything of it was last changed, which no program can set back; 0 where the system does not keep that.
     `perhaps`: a killed agent may have placed it already, so that a look is worthwhile before it is sent.
     """
 
@@ -43,6 +44,7 @@ class Settled:
     size: int
     mtime_ns: int
     perhaps: bool = False
+    ctime_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

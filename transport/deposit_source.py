@@ -62,6 +62,11 @@ class SettledFiles:
                     f"{shown(self._root / file.path)} changed after it came to rest: {info.st_size:,} bytes, "
                     f"{file.size:,} then; modified {info.st_mtime_ns} ns, {file.mtime_ns} ns then"
                 )
+            if file.ctime_ns and info.st_ctime_ns != file.ctime_ns:
+                raise SourceChanged(
+                    f"{shown(self._root / file.path)} was touched after it came to rest, at {info.st_ctime_ns} ns; "
+                    "its size and time are as before"
+                )
 
     def read(self, file: Settled, fd: int, take: Callable[[memoryview], object]) -> Entry:
         """Read `file` once from its beginning, hand every block to `take`, and say what it was. `take` may raise anything."""

@@ -149,26 +149,31 @@ class LiveBook:
 
     # -- the source's side ----------------------------------------------------------------------------------------
 
-    def in_folder(self, delivery: DeliveryId, folder: str) -> dict[str, tuple[int, int]]:
-        """Size and time of the files of one folder as they are noted, by name."""
+    def in_folder(self, delivery: DeliveryId, folder: str) -> dict[str, tuple[int, int, int]]:
+        """Size, time, and time of the last change of whatever kind of the files of one folder as they are noted, by name."""
         rows = self.outbox.rows(
-            "SELECT name, size, mtime_ns FROM live_files WHERE delivery = ? AND folder = ?",
+            "SELECT name, size, mtime_ns, ctime_ns FROM live_files WHERE delivery = ? AND folder = ?",
             delivery,
             os.fsencode(folder),
         )
-        return {os.fsdecode(row["name"]): (row["size"], row["mtime_ns"]) for row in rows}
+        return {os.fsdecode(row["name"]): (row["size"], row["mtime_ns"], row["ctime_ns"]) for row in rows}
 
     def settle(self, delivery: DeliveryId, files: Sequence[Settled]) -> None:
-        """These files came to rest as they are: they wait to be carried, again if need be."""
+        """These files came to rest as they are: they wait to be carried, again if need be.
+
+        What has its size and time of before may have its content of before, too (its permissions changed): that is looked at first.
+        """
         now = self.outbox.clock()
         with self.outbox.writing() as db:
             db.executemany(
-                "INSERT INTO live_files (delivery, folder, name, size, mtime_ns, state, settled_at) VALUES (?,?,?,?,?,'waiting',?)"
-                " ON CONFLICT DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns, state = 'waiting',"
-                " settled_at = excluded.settled_at, error = '', again_at = 0, proved = 0, perhaps = (state = 'sending'),"
+                "INSERT INTO live_files (delivery, folder, name, size, mtime_ns, ctime_ns, state, settled_at)"
+                " VALUES (?,?,?,?,?,?,'waiting',?)"
+                " ON CONFLICT DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns,"
+                " state = 'waiting', settled_at = excluded.settled_at, error = '', again_at = 0, proved = 0,"
+                " perhaps = (state = 'sending' OR (size = excluded.size AND mtime_ns = excluded.mtime_ns)),"
                 # Of a file on its way nobody knows which content the target holds.
                 " sha256 = iif(state = 'sending', '', sha256)",
-                [(delivery, *_key(f.path), f.size, f.mtime_ns, now) for f in files],
+                [(delivery, *_key(f.path), f.size, f.mtime_ns, f.ctime_ns, now) for f in files],
             )
 
     # -- the target's side ----------------------------------------------------------------------------------------
@@ -188,7 +193,7 @@ class LiveBook:
                 break
             size -= row["size"]
             perhaps = row["state"] == "sending" or bool(row["perhaps"])
-            chosen.append(Row(Settled(_path(row), row["size"], row["mtime_ns"], perhaps), bool(row["sha256"])))
+            chosen.append(Row(_settled(row, perhaps=perhaps), bool(row["sha256"])))
         return chosen
 
     def sending(self, delivery: DeliveryId, rows: Iterable[Row]) -> None:
@@ -204,18 +209,18 @@ class LiveBook:
         now = self.outbox.clock()
         with self.outbox.writing() as db:
             db.executemany(
-                "UPDATE live_files SET sha256 = iif(size = ?1 AND mtime_ns = ?2, ?3, ''),"
-                " state = iif(size = ?1 AND mtime_ns = ?2, 'carried', state), carried_at = ?4, error = '', proved = 0"
-                " WHERE delivery = ?5 AND folder = ?6 AND name = ?7",
-                [(f.size, f.mtime_ns, sha256, now, delivery, *_key(f.path)) for f, sha256 in files],
+                "UPDATE live_files SET sha256 = iif(size = ?1 AND mtime_ns = ?2 AND ctime_ns = ?8, ?3, ''),"
+                " state = iif(size = ?1 AND mtime_ns = ?2 AND ctime_ns = ?8, 'carried', state),"
+                " carried_at = ?4, error = '', proved = 0 WHERE delivery = ?5 AND folder = ?6 AND name = ?7",
+                [(f.size, f.mtime_ns, sha256, now, delivery, *_key(f.path), f.ctime_ns) for f, sha256 in files],
             )
 
     def forget(self, delivery: DeliveryId, file: Settled) -> None:
         """It changed or went while it was carried: it is new to us when it is seen again."""
         with self.outbox.writing() as db:
             db.execute(
-                "DELETE FROM live_files WHERE delivery = ? AND folder = ? AND name = ? AND size = ? AND mtime_ns = ?",
-                (delivery, *_key(file.path), file.size, file.mtime_ns),
+                f"DELETE FROM live_files WHERE {_THIS}",  # noqa: S608 - our own text
+                _this(delivery, file),
             )
 
     def forget_waiting(self, delivery: DeliveryId) -> int:
@@ -228,10 +233,9 @@ class LiveBook:
         again = self.outbox.clock() + _REFUSED_AGAIN_S
         with self.outbox.writing() as db:
             db.execute(
-                "UPDATE live_files SET state = 'refused', error = ?, again_at = ?"
-                " WHERE delivery = ? AND folder = ? AND name = ? AND size = ? AND mtime_ns = ?",
-                (error.encode("utf-8", "backslashreplace").decode(), again, delivery, *_key(file.path), file.size, file.mtime_ns),
-            )  # fmt: skip
+                f"UPDATE live_files SET state = 'refused', error = ?, again_at = ? WHERE {_THIS}",  # noqa: S608 - our own text
+                (error.encode("utf-8", "backslashreplace").decode(), again, *_this(delivery, file)),
+            )
 
     def try_refused(self, delivery: DeliveryId) -> None:
         """What could not go is tried again now: somebody may have mended it."""
@@ -244,7 +248,7 @@ class LiveBook:
             "SELECT * FROM live_files WHERE delivery = ? AND state = 'refused' ORDER BY folder, name LIMIT 100",
             delivery,
         )
-        return [(Settled(_path(row), row["size"], row["mtime_ns"]), row["error"]) for row in rows]
+        return [(_settled(row), row["error"]) for row in rows]
 
     def listed(self, delivery: DeliveryId) -> Iterator[Entry]:
         """The files whose content at the target is known, folder by folder: what the list there says. Streams."""
@@ -327,6 +331,18 @@ def _by_page(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
 def _key(path: str) -> tuple[bytes, bytes]:
     folder, _, name = path.rpartition("/")
     return os.fsencode(folder), os.fsencode(name)
+
+
+_THIS = "delivery = ? AND folder = ? AND name = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?"
+
+
+def _this(delivery: DeliveryId, file: Settled) -> tuple[str | bytes | int, ...]:
+    """What fills the marks of `_THIS`: the file as it came to rest, and not as it is noted anew meanwhile."""
+    return delivery, *_key(file.path), file.size, file.mtime_ns, file.ctime_ns
+
+
+def _settled(row: sqlite3.Row, *, perhaps: bool = False) -> Settled:
+    return Settled(_path(row), row["size"], row["mtime_ns"], perhaps, row["ctime_ns"])
 
 
 def _path(row: sqlite3.Row) -> str:

@@ -38,7 +38,7 @@ _TELL_S = 30.0
 _CLOSED_LOOK_S = 300.0
 """A closed acquisition may lie on the instrument for weeks; late files in it are noticed so often."""
 
-_Found = tuple[str, int, int]  # name, size, time
+_State = tuple[int, int, int]  # size, time, and time of the last change of whatever kind
 
 
 @runtime_checkable
@@ -51,9 +51,9 @@ class LiveSource(Source, Protocol):
 
 @dataclass
 class _Seen:
-    """What is only known while the process runs. Monotonic seconds; `moving`: size, time, and since when they hold."""
+    """What is only known while the process runs. Monotonic seconds; `moving`: what a file looks like, and since when."""
 
-    moving: dict[str, tuple[int, int, float]] = field(default_factory=dict)
+    moving: dict[str, tuple[_State, float]] = field(default_factory=dict)
     changed: float = 0.0
     looked: float = -_CLOSED_LOOK_S
 
@@ -269,7 +269,7 @@ class LiveWatch:
         """How long a file must rest."""
         return self._live.settle
 
-    def in_folder(self, item: Outgoing, folder: str) -> dict[str, tuple[int, int]]:
+    def in_folder(self, item: Outgoing, folder: str) -> dict[str, _State]:
         """What is noted of one folder."""
         return self._book.in_folder(item.id, folder)
 
@@ -279,31 +279,32 @@ class _Look:
 
     def __init__(self, watch: LiveWatch, item: Outgoing, seen: _Seen, now: float) -> None:
         self._watch, self._item, self._before, self._now = watch, item, seen.moving, now
-        self.moving: dict[str, tuple[int, int, float]] = {}
+        self.moving: dict[str, tuple[_State, float]] = {}
         self.candidates: list[Settled] = []
         self.unsettled = 0
         self.unfinished = self.unreadable = self.reserved = ""
         self.changed = False
         self.again_in: float | None = None
 
-    def judge(self, folder: str, files: list[_Found]) -> None:
+    def judge(self, folder: str, files: list[tuple[str, _State]]) -> None:
         """Compare what one folder holds with what is noted and with the look before."""
         noted = self._watch.in_folder(self._item, folder)
-        for name, size, mtime_ns in files:
-            if noted.get(name) == (size, mtime_ns):
+        for name, state in files:
+            if name in noted and _is_same(noted[name], state):
                 continue
             path = f"{folder}/{name}" if folder else name
             before = self._before.get(path)
-            if before is None or before[:2] != (size, mtime_ns):
-                before = (size, mtime_ns, self._now)
+            if before is None or before[0] != state:
+                before = (state, self._now)
                 self.changed = True
             if len(self.moving) >= _MOST_MOVING:  # the others when these came to rest
                 self.unsettled += 1
                 continue
             self.moving[path] = before
-            rest = self._watch.settle_s - (self._now - before[2])
+            rest = self._watch.settle_s - (self._now - before[1])
             if rest <= 0:
-                self.candidates.append(Settled(path, size, mtime_ns))
+                size, mtime_ns, ctime_ns = state
+                self.candidates.append(Settled(path, size, mtime_ns, ctime_ns=ctime_ns))
             else:
                 self.unsettled += 1
                 self.again_in = rest if self.again_in is None else min(rest, self.again_in)
@@ -329,13 +330,13 @@ class _Look:
         return f"acquiring; waits for {' or '.join(filter(None, (marker, quiet))) or 'lading live close'}"
 
 
-def _folders(root: Path, rules: FileRules, look: _Look) -> Iterator[tuple[str, list[_Found]]]:
+def _folders(root: Path, rules: FileRules, look: _Look) -> Iterator[tuple[str, list[tuple[str, _State]]]]:
     """Folder by folder (relative POSIX), the regular files in it that belong to the delivery. Follows no link."""
     stack = [""]
     while stack:
         folder = stack.pop()
         judge = rules.for_folder(folder)
-        files: list[_Found] = []
+        files: list[tuple[str, _State]] = []
         try:
             with os.scandir(root / folder) as entries:
                 for entry in entries:
@@ -348,7 +349,7 @@ def _folders(root: Path, rules: FileRules, look: _Look) -> Iterator[tuple[str, l
                     elif reason is None and not folder and entry.name.lower() in _RESERVED:
                         look.reserved = entry.name
                     elif reason is None and (info := _look_at(entry)):
-                        files.append((entry.name, info.st_size, info.st_mtime_ns))
+                        files.append((entry.name, _state(info)))
         except FileNotFoundError:
             if not folder:
                 look.unreadable = f"{root} is gone"
@@ -366,6 +367,16 @@ def _look_at(entry: "os.DirEntry[str]") -> os.stat_result | None:
     except OSError:
         return None
     return info if stat.S_ISREG(info.st_mode) else None
+
+
+def _state(info: os.stat_result) -> _State:
+    """A program can set a file's time back after writing into it (`cp -p`), but not that of its last change, which POSIX has."""
+    return info.st_size, info.st_mtime_ns, info.st_ctime_ns if os.name == "posix" else 0
+
+
+def _is_same(noted: _State, now: _State) -> bool:
+    """Whether the file looks as it did. Of what was noted by an older Lading the last time is not known."""
+    return noted == (now if noted[2] else (*now[:2], 0))
 
 
 def _identity(folder: Path) -> tuple[int, int]:

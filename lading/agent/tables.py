@@ -101,4 +101,8 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE pauses (target TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID    -- "all", or a route
     """,
+    """
+    -- 0: not known, as of what came to rest before there was this column
+    ALTER TABLE live_files ADD COLUMN ctime_ns INTEGER NOT NULL DEFAULT 0
+    """,
 )

@@ -82,6 +82,16 @@ def test_what_changed_while_it_was_carried_is_not_listed_and_goes_again(book: Bo
     assert [(row.settled.size, row.settled.perhaps) for row in book.rows()] == [(99, True)]
 
 
+def test_what_was_rewritten_under_its_size_and_time_while_it_was_carried_goes_again(book: Book) -> None:
+    book.settle(book.id, [Settled("a.mrc", 10, 1, ctime_ns=5)])
+    book.sending(book.id, book.rows())
+    book.settle(book.id, [Settled("a.mrc", 10, 1, ctime_ns=6)])
+    book.carried(book.id, [(Settled("a.mrc", 10, 1, ctime_ns=5), "of the older content")])
+
+    assert book.list() == {}
+    assert [row.settled for row in book.rows()] == [Settled("a.mrc", 10, 1, True, 6)]
+
+
 def test_after_a_kill_what_was_on_its_way_is_perhaps_there(book: Book) -> None:
     book.settle(book.id, [A, B])
     book.sending(book.id, book.rows()[:1])
@@ -137,7 +147,7 @@ def test_names_that_are_no_text_come_back_as_they_were(book: Book) -> None:
     book.carry(odd, "aa")
 
     assert book.list() == {odd.path: "aa"}
-    assert book.in_folder(book.id, "f\udcff") == {"line\nbreak \udc80.mrc": (1, 1)}
+    assert book.in_folder(book.id, "f\udcff") == {"line\nbreak \udc80.mrc": (1, 1, 0)}
 
 
 def test_pages_are_whole_whatever_their_number(book: Book) -> None:

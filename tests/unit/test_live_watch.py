@@ -12,6 +12,7 @@ from lading.agent.live_watch import LiveWatch
 from lading.agent.outbox import Outbox
 from lading.config import LiveConfig, WatchConfig
 from lading.delivery import Labels
+from lading.deposit import Settled
 from lading.errors import Unreachable
 from lading.filters import FileRules
 from lading.ports import Acquisition
@@ -217,3 +218,17 @@ def test_an_absent_folder_is_reported_and_nothing_is_lost(site: Site) -> None:
     assert "cannot look into the watched folder" in report.error
     assert site.settled() == ["m.mrc"]
     assert site.book.outbox.watches()[0].error == ""
+
+
+def test_what_an_older_lading_noted_is_not_taken_for_changed(site: Site) -> None:
+    site.write("m.mrc", b"m")
+    site.look()
+    site.look(after=11.0)
+    (delivery,) = site.book.deliveries()
+    (row,) = site.book.waiting(delivery, files=9, size=99)
+    site.book.settle(delivery, [Settled("m.mrc", row.settled.size, row.settled.mtime_ns)])
+    site.book.carried(delivery, [(Settled("m.mrc", row.settled.size, row.settled.mtime_ns), "aa")])
+    site.look(after=11.0)
+    site.look(after=11.0)
+
+    assert site.settled() == []
