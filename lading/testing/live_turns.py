@@ -1,5 +1,6 @@
 """An instrument with a live route that is turned by hand, look by look."""
 
+import hashlib
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,14 @@ from lading.assembly import agent_parts
 from lading.config import load
 from lading.delivery import DeliveryId
 from lading.testing.live import LiveSite
+
+MOVIES = {"m1.mrc": b"one" * 500, "Images/m2.mrc": b"two" * 900, "Images/m2.mdoc": b"[T = SerialEM]\n"}
+"""What a microscope writes."""
+
+
+def sums(files: Mapping[str, bytes]) -> dict[str, str]:
+    """What the list at the target says of these files."""
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
 class TurnedSite(LiveSite):
