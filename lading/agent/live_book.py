@@ -156,7 +156,7 @@ class LiveBook:
             delivery,
             os.fsencode(folder),
         )
-        return {os.fsdecode(row["name"]): (row["size"], row["mtime_ns"], row["ctime_ns"]) for row in rows}
+        return {os.fsdecode(row["name"]): (row["size"], int(row["mtime_ns"]), int(row["ctime_ns"])) for row in rows}
 
     def settle(self, delivery: DeliveryId, files: Sequence[Settled]) -> None:
         """These files came to rest as they are: they wait to be carried, again if need be.
@@ -173,7 +173,7 @@ class LiveBook:
                 " perhaps = (state = 'sending' OR (size = excluded.size AND mtime_ns = excluded.mtime_ns)),"
                 # Of a file on its way nobody knows which content the target holds.
                 " sha256 = iif(state = 'sending', '', sha256)",
-                [(delivery, *_key(f.path), f.size, f.mtime_ns, f.ctime_ns, now) for f in files],
+                [(delivery, *_key(f.path), f.size, _kept(f.mtime_ns), _kept(f.ctime_ns), now) for f in files],
             )
 
     # -- the target's side ----------------------------------------------------------------------------------------
@@ -212,7 +212,10 @@ class LiveBook:
                 "UPDATE live_files SET sha256 = iif(size = ?1 AND mtime_ns = ?2 AND ctime_ns = ?8, ?3, ''),"
                 " state = iif(size = ?1 AND mtime_ns = ?2 AND ctime_ns = ?8, 'carried', state),"
                 " carried_at = ?4, error = '', proved = 0 WHERE delivery = ?5 AND folder = ?6 AND name = ?7",
-                [(f.size, f.mtime_ns, sha256, now, delivery, *_key(f.path), f.ctime_ns) for f, sha256 in files],
+                [
+                    (f.size, _kept(f.mtime_ns), sha256, now, delivery, *_key(f.path), _kept(f.ctime_ns))
+                    for f, sha256 in files
+                ],
             )
 
     def forget(self, delivery: DeliveryId, file: Settled) -> None:
@@ -319,7 +322,7 @@ class LiveBook:
             delivery, folder, name, _PAGE,
         ):  # fmt: skip
             for row in rows:
-                yield Entry(_path(row), row["size"], row["mtime_ns"], {"sha256": row["sha256"]})
+                yield Entry(_path(row), row["size"], int(row["mtime_ns"]), {"sha256": row["sha256"]})
             folder, name = rows[-1]["folder"], rows[-1]["name"]
 
 
@@ -338,11 +341,16 @@ _THIS = "delivery = ? AND folder = ? AND name = ? AND size = ? AND mtime_ns = ? 
 
 def _this(delivery: DeliveryId, file: Settled) -> tuple[str | bytes | int, ...]:
     """What fills the marks of `_THIS`: the file as it came to rest, and not as it is noted anew meanwhile."""
-    return delivery, *_key(file.path), file.size, file.mtime_ns, file.ctime_ns
+    return delivery, *_key(file.path), file.size, _kept(file.mtime_ns), _kept(file.ctime_ns)
+
+
+def _kept(time_ns: int) -> int | bytes:
+    """A time as SQLite takes it, whose integers have 64 bits (until 2262): any other as a blob of its digits."""
+    return time_ns if -(1 << 63) <= time_ns < 1 << 63 else str(time_ns).encode()
 
 
 def _settled(row: sqlite3.Row, *, perhaps: bool = False) -> Settled:
-    return Settled(_path(row), row["size"], row["mtime_ns"], perhaps, row["ctime_ns"])
+    return Settled(_path(row), row["size"], int(row["mtime_ns"]), perhaps, int(row["ctime_ns"]))
 
 
 def _path(row: sqlite3.Row) -> str:

@@ -214,3 +214,20 @@ def test_a_clock_that_was_set_back_keeps_no_refused_file_waiting(tmp_path: Path)
     now[0] -= 86_400.0
 
     assert [row.settled for row in book.waiting(item.id, files=9, size=99)] == [file]
+
+
+@pytest.mark.parametrize("time_ns", [10_413_792_000 * 10**9, -20_000_000_000 * 10**9, -1], ids=["2300", "1336", "1969"])
+def test_a_file_of_any_time_is_noted_and_carried(book: Book, time_ns: int) -> None:
+    # Seen: SQLite's integers end in the year 2262, and nothing of that folder went any more.
+    strange = Settled("strange.mrc", 10, time_ns)
+    book.settle(book.id, [strange, A])
+    assert {row.settled for row in book.rows()} == {strange, A}
+    assert book.in_folder(book.id, "")["strange.mrc"][:2] == (10, time_ns)
+
+    book.refuse(book.id, strange, "not now")
+    assert [file for file, _ in book.refused(book.id)] == [strange]
+    book.now += 100
+    book.carry(strange, "aa")
+
+    assert {entry.path: entry.mtime_ns for entry in book.listed(book.id)} == {"strange.mrc": time_ns}
+    assert book.figures(book.id).waiting == 1
