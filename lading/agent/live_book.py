@@ -82,10 +82,14 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A file on its way. `replaces`: another content of it lies at the target, and in the list there."""
+    """A file on its way. `replaces`: another content of it lies at the target, and in the list there.
+
+    `touched`: its size and time are those of before, and this is the SHA-256 of what was carried then; else "".
+    """
 
     settled: Settled
     replaces: bool
+    touched: str = ""
 
 
 class LiveBook:
@@ -193,7 +197,8 @@ class LiveBook:
                 break
             size -= row["size"]
             perhaps = row["state"] == "sending" or bool(row["perhaps"])
-            chosen.append(Row(_settled(row, perhaps=perhaps), bool(row["sha256"])))
+            touched = row["sha256"] if row["perhaps"] and row["state"] == "waiting" else ""
+            chosen.append(Row(_settled(row, perhaps=perhaps), bool(row["sha256"]), touched))
         return chosen
 
     def sending(self, delivery: DeliveryId, rows: Iterable[Row]) -> None:

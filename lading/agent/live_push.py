@@ -26,7 +26,7 @@ from lading.disk import write_whole
 from lading.errors import Corrupted, EngineError, LadingError, OutOfSpace, Rejected, SourceChanged
 from lading.findings import error, warning
 from lading.listing.entries import Entry, sums_bytes, sums_line
-from lading.manifest import SUMS_NAME
+from lading.manifest import SUMS_NAME, Verdict, rehash
 
 log = structlog.get_logger()
 
@@ -94,9 +94,23 @@ class Push:
         return not self._stop.is_set() and may_go(self._outbox.get(self._id), self._outbox.clock())
 
     def _rows(self) -> list[Row]:
-        """What to bring next."""
-        rows = self._book.waiting(self._id, files=_FILES_AT_ONCE, size=_BYTES_AT_ONCE)
-        return rows if rows and self._source_is_there() else []
+        """What to bring next. Of what was only touched (its permissions, a second name) nothing is asked of the target."""
+        while rows := self._book.waiting(self._id, files=_FILES_AT_ONCE, size=_BYTES_AT_ONCE):
+            if not self._source_is_there():
+                return []
+            same = [row for row in rows if row.touched and self._is_as_carried(row)]
+            self._book.carried(self._id, [(row.settled, row.touched) for row in same])
+            if len(same) < len(rows) or not self._goes_on():
+                return [row for row in rows if row not in same]
+        return []
+
+    def _is_as_carried(self, row: Row) -> bool:
+        file = row.settled
+        entry = Entry(file.path, file.size, file.mtime_ns, {"sha256": row.touched})
+        try:
+            return all(verdict is Verdict.MATCHES for _, verdict in rehash(self._root, [entry]))
+        except LadingError:
+            return False  # whoever brings it says what is the matter
 
     def _source_is_there(self) -> bool:
         """Whether what waits can be read at all; if not, it goes on waiting, and nothing is closed without it.
