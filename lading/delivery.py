@@ -126,8 +126,8 @@ class Cargo:
     """What a transport carries: the files under `root` that `rules` let through, and the papers about them.
 
     `papers` is a folder in the sender's own state. Once it is sealed (`lading.inbox.is_sealed`), its manifest says exactly
-    what to carry; transports with the trait `lists_on_the_way` also take an unsealed cargo and make the manifest from the
-    read they copy with. `algorithms` are the digests the route wants besides SHA-256.
+    what to carry; transports with the trait `lists_on_the_way` also take an unsealed cargo and make the manifest while
+    they carry. `algorithms` are the digests the route wants besides SHA-256.
     """
 
     delivery: Delivery

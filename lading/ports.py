@@ -55,7 +55,7 @@ class TransportTraits:
 
     resumes: a killed carry continues inside a file instead of sending it again.
     keeps_mtime: modification times arrive (to the second).
-    lists_on_the_way: also takes an unsealed cargo and makes the manifest from the read it copies with.
+    lists_on_the_way: also takes an unsealed cargo and makes the manifest while it carries.
     third_party: the bytes do not pass through the caller.
     names: what the target's file system or protocol refuses.
     """

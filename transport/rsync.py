@@ -1,7 +1,8 @@
 """Carries a delivery with rsync: over ssh, to a daemon (plain or inside TLS), or to a folder of this machine.
 
-Three calls: the lists, the files, the seal. The lists go first because rsync makes one missing folder, not two: a slot can
-only begin below an existing `.lading/incoming`, never on the bare mount point of an absent share.
+The slot's folder (or the lists, when they are made by then), the files, the lists, the seal: a call each. Something goes ahead of
+the files because rsync makes one missing folder, not two: a slot can only begin below an existing `.lading/incoming`, never on the
+bare mount point of an absent share.
 """
 
 import re
@@ -9,33 +10,44 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
 from lading.config import structure
 from lading.delivery import Cargo, DeliveryId, Receipt, Slot
 from lading.deposit import Deposit
-from lading.errors import ConfigError, LadingError, OutOfSpace, SourceChanged, UnexpectedFault, Unreachable
+from lading.errors import ConfigError, LadingError, OutOfSpace, SourceChanged, Unreachable
 from lading.inbox import Inbox, parse_receipt
 from lading.listing.entries import order_key
-from lading.manifest import Entry, Filtered, Manifest, NameLimits, Verdict, rehash, survey, unchanged
+from lading.manifest import Entry, Manifest, NameLimits, make
 from lading.ports import Journal, Plan, Progress, Settings, TransportTraits
-from lading.seal import PAPERS, SEAL_NAME, is_sealed, read_seal
+from lading.seal import PAPERS, SEAL_NAME, is_sealed, read_seal, seal
 from transport.deposit_rsync import RsyncDeposit, RsyncWay
 from transport.foreign import TARGET, shown, translating
 from transport.landing import Landing
+from transport.on_the_way import SHAPE, Load
 from transport.pacing import Pace, Unpaced
+from transport.rsync_beside import (
+    ListedBeside,
+    Look,
+    look_at,
+    refuse_changed,
+    refuse_other_content,
+    unread_load,
+)
 from transport.rsync_places import OverSsh, RsyncConfig, RsyncPlace, place_of, ssh_words
 from transport.rsync_pull import RsyncSource
-from transport.rsync_run import Ended, Rsync, bytes_done, unescaped
+from transport.rsync_run import Ended, Rsync, Told, unescaped
 from transport.ssh_sharing import NotSharedError, shared
 
 PARTIAL = ".rsync-partial"
 """Where rsync keeps a part of a file, next to it, until the file is whole."""
 
 # Journal keys; each value is the digest of a list.
-_BEGUN = "rsync-begun"  # a carry of that list has begun
+_BEGUN = "rsync-begun"  # a carry of that list has begun; or of a folder of that shape
 _SEALED = "rsync-sealed"  # that list was carried and sealed
+_DOUBTED = "doubted"  # in place of a digest: what is there was brought from a source that changed
 _LISTED = re.compile(rb"(.)\S{9}\s+[0-9.,]+ [0-9/]{10} [0-9:]{8} (.*)")
 # The second form is rrsync's, which looks before rsync does.
 _MISSING = re.compile(r"No such file or directory \(2\)|rrsync error: .*No such file or directory")
@@ -75,7 +87,9 @@ class RsyncTransport:
     @property
     def traits(self) -> TransportTraits:
         """Over ssh, a part of a file that arrived is used by the next attempt; on one machine copying again is faster."""
-        return TransportTraits(resumes=self._place.local is None, names=_NAMES[self._config.names])
+        return TransportTraits(
+            resumes=self._place.local is None, lists_on_the_way=True, names=_NAMES[self._config.names]
+        )
 
     def paced(self, pace: Pace) -> Self:
         """The same place, slower: --bwlimit, and started anew when the allowed rate changes."""
@@ -102,10 +116,8 @@ class RsyncTransport:
                 )
 
     def plan(self, cargo: Cargo, slot: Slot) -> Plan:
-        """See the role. A cargo without a seal is only surveyed: nothing of it can be there yet."""
-        if not is_sealed(cargo.papers):
-            return _plan_of_survey(cargo, self.traits.names)
-        manifest = _manifest(cargo)
+        """See the role. Files in the slot are judged by what rsync's quick check says of them."""
+        load = Load.of(_manifest(cargo)) if is_sealed(cargo.papers) else unread_load(cargo, self.traits.names)
         moving: list[tuple[int, str]] = []
         files = total = 0
 
@@ -119,26 +131,52 @@ class RsyncTransport:
                 if len(moving) < _SAMPLE:
                     moving.append((int(size), unescaped(name)))
 
-        ended = self._move(["--dry-run", "--out-format=%i %l %n"], slot.data, cargo.root, manifest, on_line)
+        ended = self._move(["--dry-run", "--out-format=%i %l %n"], slot.data, cargo.root, load, on_line)
         if ended.code and not _MISSING.search(ended.stderr):
             raise ended.error(f"cannot plan what to carry from {cargo.root} to {self._config.target}")
         if ended.code:
-            return Plan(manifest.summary.files, manifest.summary.bytes, 0, _first_paths(manifest))
-        return Plan(files, total, manifest.summary.files - files, tuple(name for _, name in moving))
+            return Plan(load.files, load.bytes, 0, tuple(entry.path for entry in islice(load.entries, _SAMPLE)))
+        return Plan(files, total, load.files - files, tuple(name for _, name in moving))
 
     def carry(self, cargo: Cargo, slot: Slot, journal: Journal, progress: Progress) -> None:
-        """See the role. Needs a sealed cargo. What rsync's quick check trusts (same size and time) is proven by the inbox.
+        """See the role. What rsync's quick check trusts (same size and time) is proven by the inbox.
 
-        A delivery that was sealed before and came back is compared by content, on both sides.
+        A delivery that was sealed before and came back is compared by content, on both sides; so is one whose source changed
+        while it was carried and listed at the same time. See transport.on_the_way for a cargo that has no list yet.
         """
-        if not is_sealed(cargo.papers):
-            raise UnexpectedFault(f"{slot.delivery} has no sealed papers: rsync carries what a manifest lists")
         self._state.mkdir(parents=True, exist_ok=True)
-        with self._over_one_connection(f"cannot carry {cargo.root} to {self._config.target}") as line:
-            line.bring(cargo, slot, journal, progress)
+        doing = f"cannot carry {cargo.root} to {self._config.target}"
+        sealed = is_sealed(cargo.papers)
+        look = None if sealed else self._look(cargo, journal)
+        if look is None:
+            with self._over_one_connection(doing) as line:
+                line.bring(cargo, slot, journal, progress, just_listed=not sealed)
+            return
+        with ListedBeside(cargo, self.traits.names, look) as listed, self._over_one_connection(doing) as line:
+            line.bring_beside(cargo, slot, journal, progress, look=look, listed=listed)
 
-    def bring(self, cargo: Cargo, slot: Slot, journal: Journal, progress: Progress) -> None:
-        """As carry, over the connection that there is."""
+    def _look(self, cargo: Cargo, journal: Journal) -> Look | None:
+        """What is to be listed while it is carried; None when the cargo is sealed now. Nothing has been sent yet."""
+        names = self.traits.names
+        look = look_at(cargo, names)
+        begun = journal.recall(_BEGUN)
+        if begun and begun.startswith(SHAPE) and (look is None or look.shape != begun):
+            journal.note(_BEGUN, _DOUBTED)
+            raise SourceChanged(
+                f"{shown(cargo.root)} has other files, sizes or times than when it began to be carried",
+                safe="nothing of it is under its final name",
+            )
+        if look is not None and begun in (None, look.shape):
+            return look
+        cargo.papers.mkdir(parents=True, exist_ok=True)
+        manifest = make(cargo.root, cargo.papers, rules=cargo.rules, limits=names, algorithms=cargo.algorithms)
+        seal(cargo.papers, cargo.delivery, manifest)
+        return None
+
+    def bring(
+        self, cargo: Cargo, slot: Slot, journal: Journal, progress: Progress, *, just_listed: bool = False
+    ) -> None:
+        """As carry of a sealed cargo, over the connection that there is. `just_listed`: its digests are new."""
         manifest = _manifest(cargo)
         digest = manifest.summary.list_digest
         begun, sealed = journal.recall(_BEGUN), journal.recall(_SEALED)
@@ -146,16 +184,58 @@ class RsyncTransport:
             return
         if begun not in (None, digest):
             self._remove([f"{slot.delivery}/{SEAL_NAME}"], ".lading/incoming")
-        journal.note(_BEGUN, digest)
-        _refuse_changed(cargo.root, manifest)
+        doubted = (begun or "").startswith((SHAPE, _DOUBTED))
+        journal.note(_BEGUN, _DOUBTED if doubted else digest)
+        refuse_changed(cargo.root, manifest)
         self._send(cargo.papers, PAPERS[:-1], slot.path)
-        self._send_files(cargo.root, manifest, slot, progress, by_content=sealed == digest)
-        _refuse_changed(cargo.root, manifest)
+        by_content = doubted or sealed == digest
+        if by_content and not just_listed:
+            refuse_other_content(cargo.root, manifest)
+        self._send_files(cargo.root, Load.of(manifest), slot, progress, by_content=by_content)
+        refuse_changed(cargo.root, manifest)
+        if doubted:
+            journal.note(_BEGUN, digest)
+        self._hand_over(cargo.papers, manifest, slot, journal, again=begun is not None)
+
+    def bring_beside(
+        self, cargo: Cargo, slot: Slot, journal: Journal, progress: Progress, *, look: Look, listed: ListedBeside
+    ) -> None:
+        """As carry of a cargo that is being listed, over the connection that there is."""
+        begun = journal.recall(_BEGUN)
+        journal.note(_BEGUN, look.shape)
         if begun is not None:
+            listed.hurry()  # what is there is not sent, and not heard of
+        try:
+            with listed.explaining():
+                early = listed.is_made(0)
+                if early:
+                    self._send(cargo.papers, PAPERS[:-1], slot.path)
+                else:
+                    self._begin(slot)
+                self._send_files(cargo.root, look.load, slot, listed.heard(progress), by_content=False)
+            manifest = listed.manifest()
+            look.refuse_changed(manifest)
+        except SourceChanged:
+            journal.note(_BEGUN, _DOUBTED)
+            raise
+        journal.note(_BEGUN, manifest.summary.list_digest)
+        seal(cargo.papers, cargo.delivery, manifest)
+        if not early:
+            self._send(cargo.papers, PAPERS[:-1], slot.path)
+        self._hand_over(cargo.papers, manifest, slot, journal, again=begun is not None)
+
+    def _begin(self, slot: Slot) -> None:
+        """The folder of the slot. rsync sends the folder "./" with all files in it: an empty one."""
+        with tempfile.TemporaryDirectory(dir=self._state, prefix="nothing-") as empty:
+            self._send(Path(empty), ("",), slot.path)
+
+    def _hand_over(self, papers: Path, manifest: Manifest, slot: Slot, journal: Journal, *, again: bool) -> None:
+        """The seal, when all the rest is there and nothing else."""
+        if again:
             self._remove_leftovers(manifest, slot)
         self._make_durable(slot)
-        self._send(cargo.papers, (SEAL_NAME,), slot.path)
-        journal.note(_SEALED, digest)
+        self._send(papers, (SEAL_NAME,), slot.path)
+        journal.note(_SEALED, manifest.summary.list_digest)
 
     def fetch_receipt(self, delivery: DeliveryId) -> Receipt | None:
         """See the role."""
@@ -191,25 +271,24 @@ class RsyncTransport:
         names = {path for _, path in listed or ()}
         return SEAL_NAME in names and "data" not in names
 
-    def _send_files(self, root: Path, manifest: Manifest, slot: Slot, progress: Progress, *, by_content: bool) -> None:
-        """`by_content`: the slot was sealed once and came back, so sizes and times prove nothing on either side."""
-        told = _Told(manifest.summary.files, manifest.summary.bytes, progress)
+    def _send_files(self, root: Path, load: Load, slot: Slot, progress: Progress, *, by_content: bool) -> None:
+        """`by_content`: sizes and times prove nothing about what is there."""
+        told = Told(load.files, load.bytes, progress)
         options = ["--out-format=%i", "--info=progress2"]
         if by_content:
-            _refuse_other_content(root, manifest)
             options.append("--checksum")
         while True:
             self._pace.spend(0)
             told.start()
             # To compare content, the other side reads whole files in silence.
             patience = None if by_content else self._config.patience
-            ended = self._move(options, slot.data, root, manifest, told.line, pace=self._pace, patience=patience)
+            ended = self._move(options, slot.data, root, load, told.line, pace=self._pace, patience=patience)
             if not ended.stopped:
                 break
         if ended.code:
             if ended.code in (3, 23, 24):
-                _refuse_changed(root, manifest)
-            raise self._with_figures(ended.error(f"cannot carry {root} to {self._config.target}"), manifest)
+                refuse_changed(root, load.entries)
+            raise self._with_figures(ended.error(f"cannot carry {root} to {self._config.target}"), load)
         told.finish()
 
     def _move(
@@ -217,17 +296,17 @@ class RsyncTransport:
         options: list[str],
         folder: str,
         root: Path,
-        manifest: Manifest,
+        load: Load,
         on_line: Callable[[bytes], None],
         *,
         pace: Pace | None = None,
         patience: float | None = None,
     ) -> Ended:
-        """One rsync of the manifest's files from `root` into `folder` of the inbox."""
+        """One rsync of the files of `load` from `root` into `folder` of the inbox."""
         return self._rsync.run(
             [*self._sending(), *options, *self._from_to(folder)],
             cwd=root,
-            names=(entry.path for entry in manifest),
+            names=(entry.path for entry in load.entries),
             on_line=on_line,
             pace=pace,
             patience=patience,
@@ -252,11 +331,11 @@ class RsyncTransport:
             )
         return ended.error(doing)
 
-    def _with_figures(self, error: LadingError, manifest: Manifest) -> LadingError:
+    def _with_figures(self, error: LadingError, load: Load) -> LadingError:
         if isinstance(error, OutOfSpace):
             local = self._place.local
             free = f", {shutil.disk_usage(local).free:,} are free there" if local is not None else ""
-            error.message += f"; the delivery has {manifest.summary.bytes:,} bytes{free}"
+            error.message += f"; the delivery has {load.bytes:,} bytes{free}"
             error.args = (error.message,)
         return error
 
@@ -355,50 +434,8 @@ class RsyncTransport:
         return ["./", self._place.address(folder + "/")]
 
 
-class _Told:
-    """Turns rsync's output into progress. What an attempt found done is told at the end, so that the sum is right."""
-
-    def __init__(self, files: int, size: int, progress: Progress) -> None:
-        self._files, self._bytes, self._progress = files, size, progress
-        self._before = 0
-
-    def start(self) -> None:
-        self._before = 0
-
-    def line(self, line: bytes) -> None:
-        if line[:2] in (b"<f", b">f"):
-            self._advance(1, 0)
-        elif (now := bytes_done(line)) is not None:
-            self._advance(0, now - self._before)
-            self._before = max(now, self._before)
-
-    def finish(self) -> None:
-        self._advance(self._files, self._bytes)
-
-    def _advance(self, files: int, size: int) -> None:
-        files, size = min(max(files, 0), self._files), min(max(size, 0), self._bytes)
-        self._files -= files
-        self._bytes -= size
-        if files or size:
-            self._progress.advance(files=files, bytes=size)
-
-
 def _manifest(cargo: Cargo) -> Manifest:
     return Manifest.trusted(cargo.papers, read_seal(cargo.papers).summary)
-
-
-def _refuse_changed(root: Path, manifest: Manifest) -> None:
-    different = unchanged(root, manifest)
-    if different:
-        more = f" and {len(different) - 1} more" if len(different) > 1 else ""
-        raise SourceChanged(f"{shown(root / different[0])}{more} changed or vanished after the manifest was made")
-
-
-def _refuse_other_content(root: Path, entries: Iterable[Entry]) -> None:
-    """A damaged file may be damaged at the source: same size and time, other content."""
-    for entry, verdict in rehash(root.resolve(), entries):
-        if verdict is not Verdict.MATCHES:
-            raise SourceChanged(f"{shown(root / entry.path)} no longer has the content of the manifest ({verdict})")
 
 
 def _check_sentinel(found: Path, target: str) -> None:
@@ -436,20 +473,3 @@ def _noting_folders(manifest: Manifest, needed: set[str]) -> Iterator[Entry]:
         while (folder := folder.rpartition("/")[0]) not in needed:
             needed.add(folder)
         yield entry
-
-
-def _plan_of_survey(cargo: Cargo, names: NameLimits) -> Plan:
-    files = total = 0
-    sample: list[str] = []
-    for seen in survey(cargo.root, rules=cargo.rules, limits=names):
-        if isinstance(seen, Filtered):
-            continue
-        files += 1
-        total += seen.size
-        if len(sample) < _SAMPLE:
-            sample.append(seen.path)
-    return Plan(files, total, 0, tuple(sample))
-
-
-def _first_paths(manifest: Manifest) -> tuple[str, ...]:
-    return tuple(entry.path for entry, _ in zip(manifest, range(_SAMPLE), strict=False))

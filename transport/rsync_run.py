@@ -23,6 +23,7 @@ from lading.errors import (
     UnexpectedFault,
     Unreachable,
 )
+from lading.ports import Progress
 from transport.pacing import Pace
 from transport.rsync_silence import SilenceWatch
 
@@ -200,6 +201,37 @@ class _RateWatch:
         if self._pace.rate() != self._rate:
             self.stopped = True
             _signal(self._child, signal.SIGTERM)
+
+
+class Told:
+    """Turns rsync's output into progress. What an attempt found done is told at the end, so that the sum is right."""
+
+    def __init__(self, files: int, size: int, progress: Progress) -> None:
+        self._files, self._bytes, self._progress = files, size, progress
+        self._before = 0
+
+    def start(self) -> None:
+        """An rsync begins, and counts from nothing."""
+        self._before = 0
+
+    def line(self, line: bytes) -> None:
+        """A line of its output."""
+        if line[:2] in (b"<f", b">f"):
+            self._advance(1, 0)
+        elif (now := bytes_done(line)) is not None:
+            self._advance(0, now - self._before)
+            self._before = max(now, self._before)
+
+    def finish(self) -> None:
+        """All is there."""
+        self._advance(self._files, self._bytes)
+
+    def _advance(self, files: int, size: int) -> None:
+        files, size = min(max(files, 0), self._files), min(max(size, 0), self._bytes)
+        self._files -= files
+        self._bytes -= size
+        if files or size:
+            self._progress.advance(files=files, bytes=size)
 
 
 def bytes_done(line: bytes) -> int | None:

@@ -20,10 +20,11 @@ import attrs
 
 from lading.config import structure
 from lading.delivery import Cargo, Slot
-from lading.errors import AccessDenied, ConfigError, LadingError, SourceChanged
-from lading.manifest import Filtered, Manifest, survey
+from lading.errors import AccessDenied, ConfigError, LadingError, SourceChanged, UnexpectedFault
+from lading.manifest import Entry, Filtered, Manifest, survey
 from lading.ports import PLANNED, Journal, Plan, Progress, Settings, TransportTraits
 from lading.seal import is_sealed, read_seal
+from transport.on_the_way import Load
 from transport.pacing import Pace
 from transport.rsync import RsyncTransport
 from transport.rsync_places import OverSsh, RsyncConfig, safe, ssh_words
@@ -106,7 +107,7 @@ class ThirdPartyRsync(RsyncTransport):
     @property
     def traits(self) -> TransportTraits:
         """Those of rsync; the bytes go from host to host."""
-        return replace(super().traits, third_party=True)
+        return replace(super().traits, lists_on_the_way=False, third_party=True)
 
     def paced(self, pace: Pace) -> Self:
         """The same journey, slower. The rate is the one that holds when it begins."""
@@ -136,19 +137,21 @@ class ThirdPartyRsync(RsyncTransport):
 
     def carry(self, cargo: Cargo, slot: Slot, journal: Journal, progress: Progress) -> None:
         """See the role. The dry run is noted first; a run that moves anything else is SourceChanged, and is not sealed."""
+        if not is_sealed(cargo.papers):
+            raise UnexpectedFault(f"{slot.delivery} has no sealed papers: {self!r} carries what a manifest lists")
         one = copy(self)  # what is planned belongs to this delivery alone
         one._journal = journal  # noqa: SLF001 - our own copy
         # Not `carry`: what shares one log-in there is a plain rsync, and the bytes would pass through us.
         RsyncTransport.bring(one, cargo, slot, journal, progress)
 
-    def _send_files(self, root: Path, manifest: Manifest, slot: Slot, progress: Progress, *, by_content: bool) -> None:
+    def _send_files(self, root: Path, load: Load, slot: Slot, progress: Progress, *, by_content: bool) -> None:
         planned = _Moves()
         options = ["--dry-run", _EACH, *(["--checksum"] if by_content else [])]
-        self._refuse_failed_plan(self._move(options, slot.data, root, manifest, planned.line))
+        self._refuse_failed_plan(self._move(options, slot.data, root, load, planned.line))
         if self._journal:
             self._journal.note(PLANNED, planned.as_json())
         self._planned = planned
-        super()._send_files(root, manifest, slot, progress, by_content=by_content)
+        super()._send_files(root, load, slot, progress, by_content=by_content)
 
     def _refuse_failed_plan(self, ended: Ended) -> None:
         if ended.code:
@@ -159,7 +162,7 @@ class ThirdPartyRsync(RsyncTransport):
         options: list[str],
         folder: str,
         root: Path,
-        manifest: Manifest,
+        load: Load,
         on_line: Callable[[bytes], None],
         *,
         pace: Pace | None = None,
@@ -172,7 +175,7 @@ class ThirdPartyRsync(RsyncTransport):
             on_line(line)
 
         options = [_EACH if option == "--out-format=%i" else option for option in options]
-        ended = self._steered(options, folder, root, _Names(manifest), seen, pace=pace)
+        ended = self._steered(options, folder, root, _Names(load.entries), seen, pace=pace)
         if "--dry-run" not in options and not ended.code and self._planned != moved:
             raise SourceChanged(f"{root}: the plan was {self._planned}, the run moved {moved}")
         return ended
@@ -245,13 +248,13 @@ class ThirdPartyRsync(RsyncTransport):
 
 
 class _Names:
-    """The paths of a manifest, read anew each time: it may be long."""
+    """The paths of a list, read anew each time: it may be long."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        self._manifest = manifest
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._entries = entries
 
     def __iter__(self) -> Iterator[str]:
-        return (entry.path for entry in self._manifest)
+        return (entry.path for entry in self._entries)
 
 
 class _Moves:

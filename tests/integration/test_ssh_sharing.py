@@ -6,14 +6,17 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lading.errors import AccessDenied
 from lading.inbox import Inbox, InboxLimits
+from lading.manifest import Manifest, make
 from lading.testing import trees
 from lading.testing.carrying import Errand
 from lading.testing.servers import Sshd, make_key, missing_for_sshd, sshd
+from transport import rsync_beside, ssh_sharing
 from transport.ssh_sharing import NotSharedError, shared
 
 pytestmark = [
@@ -63,6 +66,23 @@ def test_a_carry_logs_in_once(tmp_path, server, inbox):
 
     assert _log_ins(server) == 1
     assert trees.look(inbox.root / errand.slot.data) == trees.look(Path(errand.root))
+    assert inbox.accept(errand.slot.delivery)
+
+
+def test_a_list_that_is_made_long_after_the_files_were_sent_still_arrives(tmp_path, server, inbox, monkeypatch):
+    monkeypatch.setattr(ssh_sharing, "_IDLE_S", 1)
+    errand = _errand(tmp_path, server, inbox)
+    shutil.rmtree(errand.papers)
+
+    def slowly(*args: Any, **options: Any) -> Manifest:
+        time.sleep(5)  # the shared connection has ended by then
+        return make(*args, **options)
+
+    monkeypatch.setattr(rsync_beside, "make", slowly)
+
+    errand.carry()
+
+    assert _log_ins(server) > 1
     assert inbox.accept(errand.slot.delivery)
 
 
