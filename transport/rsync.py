@@ -188,7 +188,7 @@ class RsyncTransport:
         journal.note(_BEGUN, _DOUBTED if doubted else digest)
         refuse_changed(cargo.root, manifest)
         self._send(cargo.papers, PAPERS[:-1], slot.path)
-        by_content = doubted or sealed == digest
+        by_content = doubted or sealed is not None
         if by_content and not just_listed:
             refuse_other_content(cargo.root, manifest)
         self._send_files(cargo.root, Load.of(manifest), slot, progress, by_content=by_content)

@@ -328,3 +328,16 @@ def test_digests_that_are_new_are_not_made_once_more(tmp_path, cargo, inbox, mon
 
     inbox.accept(slot.delivery)
     assert journal.recall("rsync-begun") == read_seal(cargo.papers).summary.list_digest
+
+
+@needs_rsync
+def test_what_came_back_is_compared_by_content_also_under_another_list(tmp_path, cargo, inbox):
+    transport, slot, journal = _transport(tmp_path, inbox), Slot(cargo.delivery.id), FileJournal(tmp_path / "journal")
+    transport.carry(cargo, slot, journal, NoProgress())
+    _write_over(inbox.root / slot.data / "b" / "c", trees.noise(3, 100_000))
+    trees.write(cargo.root, {"a": b"another"})
+    shutil.rmtree(cargo.papers)
+
+    transport.carry(cargo, slot, journal, NoProgress())
+
+    inbox.accept(slot.delivery)
