@@ -65,6 +65,7 @@ def test_s17_what_vanished_and_what_cannot_be_read_are_named_and_a_retry_complet
         labels = ("--project", "DEMO", "--participant", "sub-001", "--session", "MR1")
 
         planned = site.ask("send", str(session), "--route", "mri", *labels, "--dry-run")
+        (visit / "state").unlink()  # to plan, the data's host was asked, too
         locked.chmod(0o600)
         site.run("send", str(session), "--route", "mri", *labels)
         site.start_agent()
