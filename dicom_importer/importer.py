@@ -1,8 +1,10 @@
 """Stores deliveries at a DICOM node and proves, image by image, that they are there. The other modules are its steps."""
 
 import json
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
 from itertools import groupby
 from pathlib import Path
 from typing import Self
@@ -41,6 +43,7 @@ class DicomImporter:
         self._settings, self._route, self._state = settings, route, state
         self._reports = Reports(state)
         self._listener = Listener(settings, state, self._reports) if settings.commitment_port else None
+        self._planned = threading.local()  # `last`: a plan, and the contents that were read for it
 
     @classmethod
     def from_settings(cls, repository_table: Settings, route_table: Settings, *, inbox_root: Path, state: Path) -> Self:  # noqa: ARG003 - the role's
@@ -74,7 +77,8 @@ class DicomImporter:
     def plan(self, parcel: Parcel, skips: Mapping[str, str] | None = None) -> ImportPlan:
         """The preflight: headers are read, and the node is asked what it stores. It is not asked yet what it has."""
         node = self._node(self.probe_project(parcel.delivery.labels.project))
-        with self._contents(parcel, skips or {}) as contents:
+        with ExitStack() as kept:
+            contents = kept.enter_context(self._contents(parcel, skips or {}))
             images, size = contents.size
             if not images:
                 raise Refused(
@@ -98,7 +102,10 @@ class DicomImporter:
             }
             if skips:
                 target["skips"] = json.dumps(dict(skips))
-            return ImportPlan(steps, target, findings)
+            plan = ImportPlan(steps, target, findings)
+            self._planned.last = plan, contents
+            kept.pop_all()
+            return plan
 
     def run(self, parcel: Parcel, plan: ImportPlan, journal: Journal) -> ImportRecord:
         """See the role. The journal keeps the transaction of the storage commitment that is asked for last."""
@@ -106,7 +113,7 @@ class DicomImporter:
         ledger = self._ledger(parcel, node)
         with on_disk("noting what is sent", self._state):
             ledger.begin()
-        with self._contents(parcel, _skips(plan.target)) as contents:
+        with closing(ledger), self._planned_contents(parcel, plan) as contents:
             tally = self._send(node, parcel, contents, ledger)
             target = {**plan.target, "proof": self._proof(node)}
             if tally.warnings:
@@ -144,6 +151,11 @@ class DicomImporter:
 
     def _contents(self, parcel: Parcel, skips: Mapping[str, str]) -> Contents:
         return Contents.of(parcel, skips, leave_others=self._route.others == "leave")
+
+    def _planned_contents(self, parcel: Parcel, plan: ImportPlan) -> Contents:
+        """What `plan` read, if this thread made that plan just now: nobody changes the inbox between the two."""
+        last, contents = self._planned.__dict__.pop("last", (None, None))
+        return contents if contents and last is plan else self._contents(parcel, _skips(plan.target))
 
     def _proof(self, node: Node) -> str:
         """The strongest proof that the settings want and the node offers."""

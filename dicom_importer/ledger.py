@@ -13,6 +13,7 @@ from lading.disk import make_folder
 
 _TAKEN, _LACKING = "+", "-"
 _PORTION = 1000
+_CLOSED = -1
 
 
 class Ledger:
@@ -22,6 +23,7 @@ class Ledger:
         """`node` names whom the notes are about: notes about another are of no use, and are dropped."""
         self._file = state / "dicom-sent" / f"{delivery}.txt"
         self._node = node.replace("\n", " ")
+        self._handle = _CLOSED
 
     def taken(self, sop: str) -> None:
         """The node said that it has taken this image."""
@@ -50,21 +52,37 @@ class Ledger:
         self._file.unlink(missing_ok=True)
 
     def begin(self) -> None:
-        """Make the file, for this node. Raises OSError."""
+        """Make the file, for this node, and keep it open until `close`. Raises OSError."""
         self._file.parent.parent.mkdir(parents=True, exist_ok=True)
         make_folder(self._file.parent, 0o700)
+        if not self._is_ours():
+            self._file.write_text(f"{self._node}\n", encoding="ascii", errors="replace")
+        self._handle = self._open()
+
+    def close(self) -> None:
+        """Nothing more is noted for now."""
+        if self._handle != _CLOSED:
+            os.close(self._handle)
+            self._handle = _CLOSED
+
+    def _is_ours(self) -> bool:
         try:
             with self._file.open(encoding="ascii", errors="replace") as lines:
-                if next(lines, "").rstrip("\n") == self._node:
-                    return
+                return next(lines, "").rstrip("\n") == self._node
         except FileNotFoundError:
-            pass
-        self._file.write_text(f"{self._node}\n", encoding="ascii", errors="replace")
+            return False
+
+    def _open(self) -> int:
+        return os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def _add(self, text: str) -> None:
-        # Opened each time: workers of several processes may note, and an append of one write is never torn apart.
-        handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        # Workers of several processes may note: an append of one write is never torn apart.
+        raw = text.encode("ascii", "replace")
+        if self._handle != _CLOSED:
+            os.write(self._handle, raw)
+            return
+        handle = self._open()
         try:
-            os.write(handle, text.encode("ascii", "replace"))
+            os.write(handle, raw)
         finally:
             os.close(handle)

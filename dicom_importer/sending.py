@@ -19,6 +19,7 @@ from dicom_importer.shared import Shared
 from lading.disk import translated as reading
 from lading.errors import Corrupted, LadingError, Refused, TargetUnavailable, UnexpectedFault, Unreachable
 from transport import dicom_commands as dimse
+from transport import dicom_files
 from transport import dicom_wire as wire
 from transport.dicom_commands import Broken, WireError
 from transport.dicom_wire import Association, Proposal
@@ -200,9 +201,7 @@ class _Line:
                 raise Corrupted(
                     f"storing {image.path}: the file is not as long as its manifest says", paths=[image.path]
                 )
-            start = dataset_start(path, file)
-            file.seek(start)
-            line.send_file(context, command, file, size - start)
+            line.send_file(context, command, file, dataset_start(path, file), size)
         answer = line.receive()
         if answer.field != dimse.C_STORE_RSP or answer.number(dimse.ANSWERED_ID) != number:
             raise Broken(f"an answer to something else ({answer.field:#06x})")
@@ -217,7 +216,7 @@ class _Line:
 def dataset_start(path: Path, file: BinaryIO) -> int:
     """Where the data set begins in a DICOM file. Raises Unreachable, Corrupted."""
     try:
-        return wire.dataset_start(file)
+        return dicom_files.dataset_start(file)
     except ValueError:
         try:
             return split_dataset(path)[1]

@@ -23,6 +23,7 @@ N_ACTION_RQ, N_ACTION_RSP = 0x0130, 0x8130
 
 _ANSWER = 0x8000
 _ELEMENT = struct.Struct("<HHL")
+_NUMBER = struct.Struct("<HHLH")
 LONGEST_COMMAND = 1 << 16
 
 
@@ -68,12 +69,11 @@ class Message:
 
 def encode_command(fields: Mapping[int, int | str]) -> bytes:
     """A command set: implicit VR little endian, ascending, with its group length."""
-    body = bytearray()
-    for element in sorted(fields):
-        value = fields[element]
-        raw = struct.pack("<H", value) if isinstance(value, int) else _even(value.encode("ascii"))
-        body += _ELEMENT.pack(0, element, len(raw)) + raw
-    return _ELEMENT.pack(0, 0, 4) + struct.pack("<L", len(body)) + bytes(body)
+    body = b"".join(
+        _NUMBER.pack(0, element, 2, value) if isinstance(value, int) else _text(element, value)
+        for element, value in sorted(fields.items())
+    )
+    return _ELEMENT.pack(0, 0, 4) + struct.pack("<L", len(body)) + body
 
 
 def request(field: int, number: int, fields: Mapping[int, int | str], *, has_data: bool = False) -> bytes:
@@ -110,5 +110,6 @@ def decode_command(raw: bytes) -> dict[int, bytes]:
     return found
 
 
-def _even(raw: bytes) -> bytes:
-    return raw + b"\0" if len(raw) % 2 else raw
+def _text(element: int, value: str) -> bytes:
+    raw = value.encode("ascii") + b"\0" * (len(value) % 2)
+    return _ELEMENT.pack(0, element, len(raw)) + raw

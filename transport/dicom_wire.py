@@ -6,7 +6,6 @@ Rules: DICOM PS3.8 section 9.3. What is asked and answered: `transport.dicom_com
 """
 
 import contextlib
-import os
 import socket
 import ssl
 import struct
@@ -26,6 +25,7 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import PresentationContext, build_context
 
 from transport.dicom_commands import LONGEST_COMMAND, Broken, Message, WireError, decode_command
+from transport.dicom_files import filled, mapped
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 MOST_CONTEXTS = 128
@@ -43,6 +43,7 @@ _BLOCK = 1 << 20  # so much of a data set is in memory at a time
 _BUFFER = 1 << 17
 _MOST_PIECES = 512  # below IOV_MAX everywhere
 _LONGEST_NEGOTIATION = 1 << 20
+_READ_LAST = 1 << 13
 _SHORTEST_ACCEPTANCE = 74  # version and titles; behind them come the contexts
 _Item = MaximumLengthNotification | ImplementationClassUIDNotification | SCP_SCU_RoleSelectionNegotiation
 
@@ -160,20 +161,45 @@ class Association:
         if data is not None:
             self._fragments(pieces, context, memoryview(data), is_last=True)
         self._write(pieces)
+        _quick_answer(self._line)
 
-    def send_file(self, context: int, command: bytes, file: BinaryIO, size: int) -> None:
-        """A command, and as its data set the next `size` bytes of the unbuffered `file`. Raises EOFError when there are fewer."""
+    def send_file(self, context: int, command: bytes, file: BinaryIO, start: int, end: int) -> None:
+        """A command, and as its data set the bytes of the unbuffered `file` from `start` to `end`.
+
+        Raises EOFError when there are fewer, OSError when they cannot be read.
+        """
         pieces: list[bytes | memoryview] = [self._head(context, len(command), _COMMAND | _LAST), command]
-        left = size
+        if self._gathers:
+            start = self._send_mapped(pieces, context, file, start, start + max(0, (end - start - _READ_LAST) & ~1))
         while True:
-            block = self._buffer[: min(left, len(self._buffer))]
-            _fill(file, block)
-            left -= len(block)
-            self._fragments(pieces, context, block, is_last=not left)
+            block = filled(file, start, self._buffer[: min(end - start, len(self._buffer))])
+            start += len(block)
+            self._fragments(pieces, context, block, is_last=start == end)
             self._write(pieces)
-            if not left:
-                return
+            if start == end:
+                break
             pieces = []
+        _quick_answer(self._line)
+
+    def _send_mapped(self, pieces: list[bytes | memoryview], context: int, file: BinaryIO, start: int, end: int) -> int:
+        """Send `pieces`, which is emptied, and the file's bytes from `start` on; how far it came. Never the last fragment.
+
+        The end is not sent so: where a file became shorter, a mapped page may read as zeros, and reading tells.
+        """
+        while start < end:
+            count = min(end - start, len(self._buffer))
+            block = mapped(file, start, count)
+            if block is None:
+                break
+            self._fragments(pieces, context, block, is_last=False)
+            try:
+                self._write(pieces)
+            except Broken:
+                filled(file, start, self._buffer[:count])  # raises when it was the file that could not be read
+                raise
+            pieces.clear()
+            start += count
+        return start
 
     def _head(self, context: int, length: int, control: int) -> bytes:
         return _FRAGMENT.pack(_DATA, length + 6, length + 2, context, control)
@@ -191,19 +217,22 @@ class Association:
             else:
                 for start in range(0, len(pieces), _MOST_PIECES):
                     self._gather(pieces[start : start + _MOST_PIECES])
-            _quick_answer(self._line)
 
     def _gather(self, pieces: "Sequence[bytes | memoryview]") -> None:
+        sent, length = self._line.sendmsg(pieces), sum(map(len, pieces))
+        if sent == length:
+            return
         left = [memoryview(piece) for piece in pieces]
-        while left:
-            sent = self._line.sendmsg(left)
+        while True:
             whole = 0
             while whole < len(left) and sent >= len(left[whole]):
                 sent -= len(left[whole])
                 whole += 1
             left = left[whole:]
-            if sent:
-                left[0] = left[0][sent:]
+            if not left:
+                return
+            left[0] = left[0][sent:]
+            sent = self._line.sendmsg(left)
 
     # -- receiving -----------------------------------------------------------------------------------------------------
 
@@ -376,10 +405,7 @@ class _Reader:
     def some(self, most: int) -> memoryview:
         """At least one byte and at most `most`, valid until the next call."""
         if self._start == self._end:
-            with _as_broken():
-                self._start, self._end = 0, self._line.recv_into(self._buffer)
-            if not self._end:
-                raise Broken("the connection was closed by the other side")
+            self._refill()
         start = self._start
         self._start = min(self._end, start + most)
         return self._buffer[start : self._start]
@@ -391,16 +417,22 @@ class _Reader:
         before = self._line.gettimeout()
         self._line.settimeout(seconds)
         try:
-            self._start, self._end = 0, self._line.recv_into(self._buffer)
-        except TimeoutError:
-            return False
-        except OSError as exc:
-            raise Broken(_said(exc)) from exc
+            self._refill()
+        except Broken as exc:
+            if isinstance(exc.__cause__, TimeoutError):
+                return False
+            raise
         finally:
             self._line.settimeout(before)
+        return True
+
+    def _refill(self) -> None:
+        try:
+            self._start, self._end = 0, self._line.recv_into(self._buffer)
+        except OSError as exc:
+            raise Broken(_said(exc)) from exc
         if not self._end:
             raise Broken("the connection was closed by the other side")
-        return True
 
 
 @contextlib.contextmanager
@@ -420,15 +452,6 @@ def _said(exc: OSError) -> str:
     return exc.strerror or type(exc).__name__
 
 
-def _fill(file: BinaryIO, block: memoryview) -> None:
-    filled = 0
-    while filled < len(block):
-        count = file.readinto(block[filled:])  # type: ignore[attr-defined]  # typeshed gives it to raw files only
-        if not count:
-            raise EOFError("the file is shorter than it was")
-        filled += count
-
-
 def _no_delay(line: socket.socket) -> None:
     with contextlib.suppress(OSError):
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -439,15 +462,3 @@ def _quick_answer(line: socket.socket) -> None:
     if hasattr(socket, "TCP_QUICKACK"):
         with contextlib.suppress(OSError):
             line.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-
-
-def dataset_start(file: BinaryIO) -> int:
-    """Where the data set begins behind preamble and file meta group. Raises ValueError when the file does not say."""
-    head = os.pread(file.fileno(), 144, 0) if hasattr(os, "pread") else file.read(144)
-    if len(head) < 144 or head[128:132] != b"DICM":
-        raise ValueError("it has no preamble")
-    group, element, vr, length = struct.unpack_from("<HH2sH", head, 132)
-    if (group, element, vr, length) != (2, 0, b"UL", 4):
-        raise ValueError("its file meta group has no length")
-    start: int = 144 + struct.unpack_from("<L", head, 140)[0]
-    return start

@@ -18,6 +18,7 @@ from pynetdicom import AE
 
 from dicom_importer.commitment import Reports
 from dicom_importer.importer import DicomImporter
+from lading.checks.dicom_headers import Header, read_header
 from lading.delivery import Labels, Outcome, Parcel
 from lading.errors import AccessDenied, ConfigError, Refused, TargetMissing, TargetUnavailable
 from lading.inbox import Inbox, InboxLimits
@@ -97,6 +98,31 @@ def ours(parcel: Parcel) -> dict[str, bytes]:
 
 
 # -- nodes that cannot be asked ----------------------------------------------------------------------------------------
+
+
+def test_headers_are_read_once_for_a_plan_and_its_run(
+    sender: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parcel, other = sender.parcel(2), sender.parcel(3)
+    read: Counter[Path] = Counter()
+
+    def counted(path: Path) -> Header | None:
+        read[path.parent] += 1
+        return read_header(path)
+
+    monkeypatch.setattr("dicom_importer.contents.read_header", counted)
+    with storescp(tmp_path / "stored") as port:
+        importer = sender.importer(port)
+        plan, its_plan = importer.plan(parcel), importer.plan(other)
+        importer.run(other, its_plan, MemoryJournal())
+        once = dict(read)
+        importer.run(parcel, plan, MemoryJournal())  # another plan came between: what it read is not kept for ever
+        importer.run(parcel, plan, MemoryJournal())
+
+        assert stored(tmp_path / "stored") == ours(parcel) | ours(other)
+
+    assert once == {parcel.root: 2, other.root: 3}
+    assert read == {parcel.root: 6, other.root: 3}
 
 
 def test_a_node_that_only_stores_gets_every_byte_and_proves_nothing(sender: Sender, tmp_path: Path) -> None:

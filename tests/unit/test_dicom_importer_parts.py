@@ -87,6 +87,7 @@ def test_the_last_note_about_an_image_counts_and_a_torn_one_does_not(tmp_path: P
     ledger.begin()
     for sop in ("1.1", "1.2", "1.3"):
         ledger.taken(sop)
+    ledger.close()
     ledger.lacking(["1.2"])
     file = next(tmp_path.rglob("*.txt"))
     file.write_text(file.read_text() + "+1.4")
@@ -98,6 +99,7 @@ def test_the_last_note_about_an_image_counts_and_a_torn_one_does_not(tmp_path: P
     if os.name == "posix":
         assert file.parent.stat().st_mode & 0o077 == 0
     assert not list(Ledger(tmp_path, DELIVERY, "B@h:1").notes())
+    again.close()
     again.forget()
     assert not list(tmp_path.rglob("*.txt"))
 

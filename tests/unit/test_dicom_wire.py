@@ -1,9 +1,13 @@
 """PDUs and command sets over a pair of sockets: odd lengths, slow lines, and what strangers send."""
 
 import contextlib
+import errno
 import io
+import mmap
+import os
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +21,13 @@ from lading.testing.dicom import write_dicom
 from transport import dicom_commands as dimse
 from transport.dicom_acceptor import Acceptor, Arrived, Peer, Rules, file_head
 from transport.dicom_commands import Broken, decode_command, encode_command
+from transport.dicom_files import dataset_start
 from transport.dicom_wire import (
     Association,
     Context,
     Proposal,
     RefusedAssociation,
     Released,
-    dataset_start,
     read_request,
 )
 
@@ -61,8 +65,7 @@ def test_a_file_arrives_as_it_is_in_fragments_that_the_peer_takes(
 
     def send() -> None:
         with (tmp_path / "file").open("rb", buffering=0) as file:
-            file.seek(4)
-            here.send_file(1, command, file, size)
+            here.send_file(1, command, file, 4, 4 + size)
 
     sender = threading.Thread(target=send)
     sender.start()
@@ -97,7 +100,52 @@ def test_a_file_that_became_shorter_is_an_error_and_no_image(
     (tmp_path / "file").write_bytes(b"abc")
     here, _ = pair(lines)
     with (tmp_path / "file").open("rb", buffering=0) as file, pytest.raises(EOFError):
-        here.send_file(1, encode_command({dimse.FIELD: 1}), file, 10)
+        here.send_file(1, encode_command({dimse.FIELD: 1}), file, 0, 10)
+
+
+@pytest.mark.parametrize("lost", [1, 4095, 9000, 6 << 20])
+def test_a_file_that_becomes_shorter_while_it_is_sent_is_an_error_and_no_image(
+    lines: tuple[socket.socket, socket.socket], tmp_path: Path, lost: int
+) -> None:
+    (tmp_path / "file").write_bytes(bytes(8 << 20))
+    here, there = pair(lines)
+    came, is_whole = 0, False
+
+    def take() -> None:
+        nonlocal came, is_whole
+        there.receive()
+        with contextlib.suppress(Broken):
+            for piece in there.data():
+                came += len(piece)
+                os.truncate(tmp_path / "file", (8 << 20) - lost)
+            is_whole = True
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    with (tmp_path / "file").open("rb", buffering=0) as file, pytest.raises(EOFError):
+        here.send_file(1, encode_command({dimse.FIELD: 1}), file, 0, 8 << 20)
+    lines[0].close()
+    taker.join(PATIENCE_S)
+
+    assert 0 < came < 8 << 20
+    assert not is_whole
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere files are read, not mapped")
+def test_a_disk_that_fails_is_not_taken_for_a_broken_line(
+    lines: tuple[socket.socket, socket.socket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(bytes(100_000))
+    here, _ = pair(lines)
+    unreadable = mmap.mmap(-1, 100_000, prot=0)
+    monkeypatch.setattr("transport.dicom_wire.mapped", lambda _, __, count: memoryview(unreadable)[:count])
+
+    class Failing(io.FileIO):
+        def readinto(self, _: object) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with Failing(tmp_path / "file") as file, pytest.raises(OSError, match="Input/output error"):
+        here.send_file(1, encode_command({dimse.FIELD: 1}), file, 0, 100_000)  # type: ignore[arg-type]
 
 
 def test_a_command_set_is_what_pydicom_reads() -> None:
