@@ -30,10 +30,10 @@ from lading.errors import (
 from lading.manifest import NameLimits
 from lading.ports import Settings
 from transport.foreign import shown
+from transport.frames import DATA, WINDOW, FrameError, parsed, read_frame, write_frame, write_message
 from transport.logins import password
 from transport.placing import PlacingTransport
 from transport.remote import BLOCK, Body, RemoteFile, RemoteFiles, RemoteTraits, part_path
-from transport.smb_frames import DATA, WINDOW, FrameError, parsed, read_frame, write_frame, write_message
 
 if sys.platform == "linux":
     import fcntl

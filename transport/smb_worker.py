@@ -17,7 +17,7 @@ import smbclient
 from smbclient._pool import get_smb_tree
 
 from transport import smb_errors
-from transport.smb_frames import DATA, MESSAGE, WINDOW, FrameError, parsed, read_frame, write_frame, write_message
+from transport.frames import DATA, MESSAGE, WINDOW, FrameError, parsed, read_frame, write_frame, write_message
 from transport.smb_line import Line
 from transport.smb_pen import Pen, PlainPen, SwiftPen, Target
 

@@ -1,4 +1,4 @@
-"""What the SMB transport and its worker process say to each other: frames through a pipe.
+"""What a transport and a worker process of its own say to each other: frames through a pipe.
 
 A frame is one letter, the length, and the payload: MESSAGE is a JSON object, DATA is content. Paths are text in which bytes that
 are not UTF-8 stand as lone surrogates; JSON keeps those.
