@@ -24,7 +24,8 @@ from lading.listing.digests import are_digests
 T = TypeVar("T")
 Settings = Mapping[str, object]
 
-_base: ContextVar[Path | None] = ContextVar("base", default=None)
+BASE: ContextVar[Path | None] = ContextVar("base", default=None)
+"""The folder that relative paths in settings are relative to."""
 
 CONFIG_ENV = "LADING_CONFIG"
 CONFIG_NAME = "lading.toml"
@@ -334,11 +335,11 @@ def load(path: Path) -> Config:
 @contextmanager
 def relative_to(base: Path) -> Iterator[None]:
     """Within the context, relative paths in settings are relative to the folder `base`: that of the settings file."""
-    token = _base.set(base)
+    token = BASE.set(base)
     try:
         yield
     finally:
-        _base.reset(token)
+        BASE.reset(token)
 
 
 def structure(settings: Settings, cls: type[T], *, where: str) -> T:
@@ -472,7 +473,7 @@ def _list_hook(kind: Any, converter: cattrs.Converter) -> Callable[[Any, Any], A
 
 def _path(text: str) -> Path:
     path = Path(os.path.expandvars(text)).expanduser()
-    base = _base.get()
+    base = BASE.get()
     return base / path if base else path
 
 

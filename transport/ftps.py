@@ -101,7 +101,7 @@ class FtpsPlace:
     @property
     def traits(self) -> RemoteTraits:
         """Parts are continued. Every call has a time-out of its own, once per block."""
-        return RemoteTraits(names=NAMES, keeps_mtime=self._config.keep_times, stall_s=None)
+        return RemoteTraits(names=NAMES, keeps_mtime=self._config.keep_times, stall_s=None, two_handed=True)
 
     @property
     def streams(self) -> int:

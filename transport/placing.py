@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
+from lading.config import BASE
 from lading.delivery import Cargo, DeliveryId, Receipt, Slot
 from lading.deposit import Deposit
 from lading.errors import Corrupted, OutOfSpace, SourceChanged, UnexpectedFault, Unreachable
@@ -33,8 +34,10 @@ from lading.ports import Journal, Plan, Progress, Settings, TransportTraits
 from lading.seal import MAX_SEAL_BYTES, PAPERS, SEAL_NAME, is_sealed, read_seal, seal
 from lading.staging import sentinel
 from transport.bodies import FileBody, Folder, SmallBody
-from transport.carrying import Carrying, placed
+from transport.bringing import placed
+from transport.carrying import Carrying
 from transport.foreign import SOURCE, shown, translating
+from transport.hands import Recipe
 from transport.naming import refuse_names
 from transport.on_the_way import SHAPE, Listing, Load, listing_of, unread
 from transport.pacing import Pace, Unpaced
@@ -58,8 +61,9 @@ class PlacingTransport:
 
     place_type: ClassVar[type[ConfiguredPlace]]
 
-    def __init__(self, place: RemotePlace, *, pace: Pace | None = None) -> None:
-        self._place, self._pace = place, pace or Unpaced()
+    def __init__(self, place: RemotePlace, *, pace: Pace | None = None, recipe: Recipe | None = None) -> None:
+        """`recipe`: how another process makes the place."""
+        self._place, self._pace, self._recipe = place, pace or Unpaced(), recipe
         self._spare: _Kept | None = None
         self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
@@ -67,7 +71,13 @@ class PlacingTransport:
     @classmethod
     def from_settings(cls, settings: Settings, *, state: Path) -> Self:  # noqa: ARG003 - the journal is all the state there is
         """Made from the route's transport table. Raises ConfigError."""
-        return cls(cls.place_type.from_settings(settings))
+        place = cls.place_type.from_settings(settings)
+        return cls(place, recipe=cls.recipe(settings) if place.traits.two_handed else None)
+
+    @classmethod
+    def recipe(cls, settings: Settings) -> Recipe:
+        """How another process makes the place."""
+        return Recipe(f"{cls.place_type.__module__}:{cls.place_type.__qualname__}", settings, BASE.get())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._place.name!r})"
@@ -116,7 +126,14 @@ class PlacingTransport:
             if state.sealed and not state.same_seal:
                 files.remove(f"{slot.path}/{SEAL_NAME}")  # it must not stand while the files change under it
             carrying = Carrying(
-                self._place, watch, cargo.root, slot, pace=self._pace, progress=progress, listing=listing
+                self._place,
+                watch,
+                cargo.root,
+                slot,
+                pace=self._pace,
+                progress=progress,
+                listing=listing,
+                recipe=self._recipe,
             )
             load, mark, trusting = _to_bring(cargo, listing, state, journal)
             journal.note(_BEGUN, mark)

@@ -59,6 +59,8 @@ class RemoteTraits:
     must make the call that is under way raise Unreachable. None: the library has time-outs of its own for every call.
     another_after_s: for that long there must be more to do than the connections can, before one more is worth its log-in.
     lists_on_the_way: `place` does as well without the digests of the content, which are known only when all of it was read.
+    two_handed: it is our own processor time that small files cost; a second process (transport.hands) makes the place anew from
+    its settings, and shares the work and the connections.
     """
 
     resumes: bool = True
@@ -69,6 +71,7 @@ class RemoteTraits:
     stall_s: float | None = 120.0
     another_after_s: float = 0.0
     lists_on_the_way: bool = True
+    two_handed: bool = False
 
 
 class Body(Protocol):

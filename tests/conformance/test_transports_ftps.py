@@ -1,5 +1,7 @@
 """The FTPS transport over real FTP servers, against the suite of all transports."""
 
+from dataclasses import replace
+
 import pytest
 
 from lading.testing import trees
@@ -109,3 +111,12 @@ class TestFtpsOverVsftpd(FtpsSuite):
     def site(self, tmp_path, tmp_path_factory, tls):
         with vsftpd(tmp_path_factory.mktemp("vsftpd"), tmp_path, tls) as server:
             yield _site(server, tls, tmp_path, {}, keep_times=False)
+
+
+@needs_servers
+@pytest.mark.slow
+class TestFtpsWithTwoProcesses(FtpsSuite):
+    @pytest.fixture
+    def site(self, tmp_path, tmp_path_factory, tls):
+        with proftpd(tmp_path_factory.mktemp("proftpd"), tmp_path, tls) as server:
+            yield replace(_proftpd_site(server, tls, tmp_path), factory="lading.testing.two_handed:Ftps.from_settings")
