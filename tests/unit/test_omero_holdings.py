@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("omero", reason="omero-py is not installed: make omero")
 
-from omero.rtypes import unwrap
+from omero.rtypes import rlong, rstring, unwrap
 
 from omero_importer import holdings
 from omero_importer.filesets import Place
@@ -17,6 +17,7 @@ FILESETS, FILES = 30, 6_000
 MESSAGE = 64 << 20
 ROW = 400
 """Bytes in an answer, with long names. The stand-in's were 284 with short ones."""
+REST = [rlong(1), rlong(2), rstring("hash"), rstring("MD5-128"), rstring("path/"), rstring("name")]
 
 
 class Queries:
@@ -28,14 +29,14 @@ class Queries:
     def projection(self, query: str, parameters: ParametersI, *_: object) -> list[list[object]]:
         ids = unwrap(parameters.map["ids"])
         if "FilesetAnnotationLink" in query:
-            return [[one] for one in range(1, FILESETS + 1)]
+            return [[rlong(one)] for one in range(1, FILESETS + 1)]
         if "FilesetEntry" not in query:
-            return [[one, one] for one in ids]
+            return [[rlong(one), rlong(one)] for one in ids]
         if "count(" in query:
-            return [[one, FILES] for one in ids]
-        rows: list[list[object]] = [[one, f"{one}/{file}"] for one in ids for file in range(FILES)]
+            return [[rlong(one), rlong(FILES)] for one in ids]
+        rows: list[list[object]] = [[rlong(one), rstring(f"{one}/{file}")] for one in ids for file in range(FILES)]
         if "o.hash" in query:
-            rows = [[*row, 1, 2, "hash", "MD5-128", "path/", "name"] for row in rows]
+            rows = [[*row, *REST] for row in rows]
         self.longest = max(self.longest, len(rows))
         return rows
 
