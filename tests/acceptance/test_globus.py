@@ -143,7 +143,8 @@ def test_each_trouble_has_its_own_code_and_next_command_in_a_delivery(site):
         before = {name: getattr(place, name) for name in change}
         for name, value in change.items():
             setattr(place, name, value)
-        site.run("send", str(sent(site, code)), "-r", "mri", "--wait", "--timeout", "0.1")
+        # It is tried at once; a busy machine takes a while for that.
+        site.run("send", str(sent(site, code)), "-r", "mri", "--wait", "--timeout", "5")
         (told[code],) = [one for one in site.deliveries() if one["labels"]["session"] == code]
         for name, value in before.items():
             setattr(place, name, value)
