@@ -23,10 +23,15 @@ def instrument(tmp_path: Path) -> Instrument:
     return Instrument(tmp_path)
 
 
-def test_a_closed_session_goes_on_by_the_route_that_follows(instrument: Instrument) -> None:
+def close_before_the_next_route(instrument: Instrument) -> None:
+    """A session that is closed, and whose route says which one it goes on by."""
     files = f'[routes.files]\ntransport = {{ kind = "local", path = "{instrument.target}" }}'
     instrument.configure(live='marker = "done"\nthen = "files"', more=f"quiet = 0\n{files}")
     instrument.write(MOVIES | {"done": b""})
+
+
+def test_a_closed_session_goes_on_by_the_route_that_follows(instrument: Instrument) -> None:
+    close_before_the_next_route(instrument)
 
     instrument.turn()
     instrument.turn()
@@ -39,9 +44,7 @@ def test_a_closed_session_goes_on_by_the_route_that_follows(instrument: Instrume
 
 
 def test_what_came_late_goes_on_as_well_once_it_is_closed_again(instrument: Instrument) -> None:
-    files = f'[routes.files]\ntransport = {{ kind = "local", path = "{instrument.target}" }}'
-    instrument.configure(live='marker = "done"\nthen = "files"', more=f"quiet = 0\n{files}")
-    instrument.write(MOVIES | {"done": b""})
+    close_before_the_next_route(instrument)
     instrument.turn()
     instrument.turn()
     sent, pushed = instrument.outbox.deliveries()

@@ -1,7 +1,7 @@
 """What the manifest has of OMERO's checksums is what OMERO is told: whichever of them the server wants, nothing is hashed twice."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,27 +13,13 @@ pytest.importorskip("omero", reason="omero-py is not installed: make omero")
 from lading.delivery import Outcome, Parcel
 from lading.errors import Corrupted, TargetUnavailable
 from lading.manifest import write
-from lading.sandbox.omero import SandboxOmero
 from lading.testing.importer_suite import all_verified, by_path, carry_out
-from lading.testing.omero_world import OmeroWorld, running_omero
+from lading.testing.omero_world import OmeroWorld
 from omero_importer import readback, uploads
 from omero_importer.hashes import ALGORITHMS, MANIFEST_NAMES, NO_PROOF
 from omero_importer.sources import Source
 
 PROVING = sorted(ALGORITHMS.keys() - NO_PROOF)
-
-
-@pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxOmero]:
-    with running_omero(tmp_path_factory.mktemp("omero")) as running:
-        yield running
-
-
-@pytest.fixture
-def world(sandbox: SandboxOmero, tmp_path: Path) -> Iterator[OmeroWorld]:
-    made = OmeroWorld(sandbox, tmp_path, tls=False)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -18,14 +18,8 @@ from lading.ports import ImportRecord
 from lading.sandbox.omero import SandboxOmero
 from lading.testing import real_images
 from lading.testing.importer_suite import all_verified, bring_home, by_path, carry_out
-from lading.testing.omero_world import OmeroWorld, running_omero
+from lading.testing.omero_world import OmeroWorld
 from omero_importer.decided import FOLDER
-
-
-@pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxOmero]:
-    with running_omero(tmp_path_factory.mktemp("omero")) as running:
-        yield running
 
 
 @pytest.fixture
