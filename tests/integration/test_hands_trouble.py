@@ -23,6 +23,14 @@ def world(tmp_path):
     return World(tmp_path)
 
 
+def both_at_work(world, errand):
+    """A carry in a process of its own, and the number of the one that helps it. Neither is the owner that the settings name."""
+    process = errand.start()
+    until(lambda: set(world.helpers()) > {process.pid}, "nobody helps")
+    until(world.placed, "nothing is carried")
+    return process, next(pid for pid in world.helpers() if pid != process.pid)
+
+
 def test_the_other_process_killed_is_unreachable_and_the_next_carry_finishes(world):
     errand = world.errand(pause_s=0.05)
     carry = Carry(errand)
@@ -39,11 +47,7 @@ def test_the_other_process_killed_is_unreachable_and_the_next_carry_finishes(wor
 
 def test_the_carry_killed_ends_the_other_at_once(world):
     errand = world.errand(pause_s=0.05)
-    process = errand.start()
-    # Neither of the two is the owner that the settings name.
-    until(lambda: set(world.helpers()) > {process.pid}, "nobody helps")
-    until(world.placed, "nothing is carried")
-    pid = next(pid for pid in world.helpers() if pid != process.pid)
+    process, pid = both_at_work(world, errand)
 
     process.kill()
     process.wait()
@@ -242,10 +246,7 @@ def test_where_only_this_process_knows_the_key_ring_the_carry_goes_on_alone(worl
 
 def test_what_hangs_on_to_our_pipes_does_not_keep_the_other_process_alive(world):
     errand = world.errand(pause_s=0.05)
-    process = errand.start()
-    until(lambda: set(world.helpers()) > {process.pid}, "nobody helps")
-    until(world.placed, "nothing is carried")
-    pid = next(pid for pid in world.helpers() if pid != process.pid)
+    process, pid = both_at_work(world, errand)
     pipes = [fd for fd in Path(f"/proc/{process.pid}/fd").iterdir() if str(fd.readlink()).startswith("pipe:")]
     held = [os.open(fd, os.O_RDWR | os.O_NONBLOCK) for fd in pipes]
 
