@@ -7,11 +7,12 @@ that a delivery never takes more than one of the server's few background slots.
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from io import BufferedReader
 from typing import NoReturn
 
 from lading import __version__
@@ -196,22 +197,31 @@ class IceEngine:
             asked = [upload.process.begin_getUploader(index) for index in some]
             stores = router.introduced(self.connection, [upload.process.end_getUploader(one) for one in asked])
             try:
-                uploads.send_files(
-                    [self._sending(upload, index, store, progress) for store, index in zip(stores, some, strict=True)],
-                    room,
-                )
+                with self.source.way() as opened:
+                    uploads.send_files(
+                        [
+                            self._sending(upload, index, store, progress, opened)
+                            for store, index in zip(stores, some, strict=True)
+                        ],
+                        room,
+                    )
             except BaseException:
                 _close_all(stores)  # those too that were not begun
                 raise
 
     def _sending(
-        self, upload: UploadUnderway, index: int, store: "omero.api.RawFileStorePrx", progress: Progress
+        self,
+        upload: UploadUnderway,
+        index: int,
+        store: "omero.api.RawFileStorePrx",
+        progress: Progress,
+        opened: Callable[[str], BufferedReader],
     ) -> uploads.Sending:
         """Send one of its files, from where it stopped, and note how far it comes."""
         name, written = upload.plan.files[index], upload.written.get(index, 0)
         upload.written[index] = start = _still_there(store, written) if written else 0
         file = uploads.Outgoing(
-            partial(self.source.opened, name),
+            partial(opened, name),
             self.source.entries[name],
             algorithm=upload.algorithm,
             block=self.route.block_kb << 10,
