@@ -1,7 +1,8 @@
 """What the manifest has of OMERO's checksums is what OMERO is told: whichever of them the server wants, nothing is hashed twice."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,8 +27,18 @@ PROVING = sorted(ALGORITHMS.keys() - NO_PROOF)
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files of the parcel that were opened through their source, in order."""
     names: list[str] = []
-    original = Source.opened
-    monkeypatch.setattr(Source, "opened", lambda self, name: names.append(name) or original(self, name))
+
+    def noting(opening: Callable[..., object]) -> Callable[..., object]:
+        return lambda *arguments: names.append(arguments[-1]) or opening(*arguments)
+
+    @contextmanager
+    def way(self: Source) -> Iterator[Callable[..., object]]:
+        with way_there(self) as opening:
+            yield noting(opening)
+
+    way_there = Source.way
+    monkeypatch.setattr(Source, "opened", noting(Source.opened))
+    monkeypatch.setattr(Source, "way", way)
     return names
 
 
