@@ -111,7 +111,8 @@ class RouteConfig:
     `fetch` (table with `kind`) says where the server fetches sessions from, into `inbox` (see `lading fetch`).
     `live` (table, may be empty) pushes files while an acquisition goes on (see `lading live`).
     `include`, `exclude`, `junk` say which files belong to a delivery. `digests`: besides SHA-256, what the repository compares by,
-    from the same read: "md5", "sha1", and OMERO's "Murmur3-128", "Murmur3-32", "CRC-32", "Adler-32", "File-Size-64".
+    from the same read: "md5", "sha1", and OMERO's "Murmur3-128", "Murmur3-32", "CRC-32", "Adler-32", "File-Size-64";
+    "xxh128" is what rsync says of each file that it sends, and is compared with.
     """
 
     inbox: str = ""

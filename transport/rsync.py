@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Self
@@ -39,6 +40,7 @@ from transport.rsync_beside import (
 from transport.rsync_places import OverSsh, RsyncConfig, RsyncPlace, place_of, ssh_words
 from transport.rsync_pull import RsyncSource
 from transport.rsync_run import Ended, Rsync, Told, unescaped
+from transport.rsync_witness import DIGEST, MOST_FILES, Witness, heard
 from transport.ssh_sharing import NotSharedError, shared
 
 PARTIAL = ".rsync-partial"
@@ -191,8 +193,15 @@ class RsyncTransport:
         by_content = doubted or sealed is not None
         if by_content and not just_listed:
             refuse_other_content(cargo.root, manifest)
-        self._send_files(cargo.root, Load.of(manifest), slot, progress, by_content=by_content)
+        load = Load.of(manifest)
+        witness = _witness(cargo, load)
+        self._send_files(cargo.root, load, slot, progress, witness, by_content=by_content)
         refuse_changed(cargo.root, manifest)
+        try:
+            witness.refuse_other(cargo.root, manifest)
+        except SourceChanged:
+            journal.note(_BEGUN, _DOUBTED)
+            raise
         if doubted:
             journal.note(_BEGUN, digest)
         self._hand_over(cargo.papers, manifest, slot, journal, again=begun is not None)
@@ -201,6 +210,7 @@ class RsyncTransport:
         self, cargo: Cargo, slot: Slot, journal: Journal, progress: Progress, *, look: Look, listed: ListedBeside
     ) -> None:
         """As carry of a cargo that is being listed, over the connection that there is."""
+        witness = _witness(cargo, look.load)
         begun = journal.recall(_BEGUN)
         journal.note(_BEGUN, look.shape)
         if begun is not None:
@@ -212,9 +222,10 @@ class RsyncTransport:
                     self._send(cargo.papers, PAPERS[:-1], slot.path)
                 else:
                     self._begin(slot)
-                self._send_files(cargo.root, look.load, slot, listed.heard(progress), by_content=False)
+                self._send_files(cargo.root, look.load, slot, listed.heard(progress), witness, by_content=False)
             manifest = listed.manifest()
             look.refuse_changed(manifest)
+            witness.refuse_other(cargo.root, manifest)
         except SourceChanged:
             journal.note(_BEGUN, _DOUBTED)
             raise
@@ -271,19 +282,20 @@ class RsyncTransport:
         names = {path for _, path in listed or ()}
         return SEAL_NAME in names and "data" not in names
 
-    def _send_files(self, root: Path, load: Load, slot: Slot, progress: Progress, *, by_content: bool) -> None:
+    def _send_files(
+        self, root: Path, load: Load, slot: Slot, progress: Progress, witness: Witness, *, by_content: bool
+    ) -> None:
         """`by_content`: sizes and times prove nothing about what is there."""
         told = Told(load.files, load.bytes, progress)
-        options = ["--out-format=%i", "--info=progress2"]
-        if by_content:
-            options.append("--checksum")
+        listen = partial(heard, told, witness)
         while True:
+            options = [*witness.options, "--info=progress2", *(["--checksum"] if by_content else [])]
             self._pace.spend(0)
             told.start()
             # To compare content, the other side reads whole files in silence.
             patience = None if by_content else self._config.patience
-            ended = self._move(options, slot.data, root, load, told.line, pace=self._pace, patience=patience)
-            if not ended.stopped:
+            ended = self._move(options, slot.data, root, load, listen, pace=self._pace, patience=patience)
+            if not ended.stopped and not witness.is_refused(ended):
                 break
         if ended.code:
             if ended.code in (3, 23, 24):
@@ -432,6 +444,10 @@ class RsyncTransport:
     def _from_to(self, folder: str) -> list[str]:
         # The source is "./" of the child's folder: its own name may hold a colon, and on Windows always does.
         return ["./", self._place.address(folder + "/")]
+
+
+def _witness(cargo: Cargo, load: Load) -> Witness:
+    return Witness(wanted=DIGEST in cargo.algorithms and load.files <= MOST_FILES)
 
 
 def _manifest(cargo: Cargo) -> Manifest:

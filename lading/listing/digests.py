@@ -1,6 +1,6 @@
-"""What makes the digests that a manifest may carry: hashlib's, and those by which only OMERO compares, in OMERO's own strings.
+"""What makes the digests that a manifest may carry: hashlib's, rsync's xxh128, and those by which only OMERO compares.
 
-OMERO prints the short ones as Guava's `HashCode.toString()` does: their bytes, least significant first, in hex. So its CRC-32 of
+OMERO's are in its own strings. It prints the short ones as Guava's `HashCode.toString()` does: their bytes, least significant first, in hex. So its CRC-32 of
 b"abc" is c2412435, and 352441c2 everywhere else. Therefore they have OMERO's names here: nobody shall take them for others.
 """
 
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 _MURMUR: Final[Mapping[str, str]] = {"Murmur3-128": "mmh3_x64_128", "Murmur3-32": "mmh3_32"}
 """The classes of mmh3 for them, with Guava's seed, 0. Plain Python would read 10 to 20 MB a second: no choice for real data."""
+_LIBRARIES: Final[Mapping[str, tuple[str, str]]] = {
+    **dict.fromkeys(_MURMUR, ("mmh3", "murmur")),
+    "xxh128": ("xxhash", "xxhash"),
+}
+"""The package that a digest needs, and the extra of ours that installs it."""
 _ELSEWHERE: Final[Mapping[str, str]] = {"SHA1-160": "sha1", "MD5-128": "md5"}
 
 
@@ -48,6 +53,8 @@ def maker(name: str) -> Maker:
         return known
     if name in _MURMUR:
         return _murmur(name)
+    if name == "xxh128":
+        return _xxh128()
     return lambda data: hashlib.new(name, data, usedforsecurity=False)
 
 
@@ -58,10 +65,9 @@ def begun(names: Iterable[str]) -> dict[str, Digest]:
 
 def available(names: Sequence[str], where: str) -> tuple[str, ...]:
     """`names`, once everything is here that they need. Raises ConfigError; `where` is the settings key that names them."""
-    if find_spec("mmh3") is None:
-        for name in names:
-            if name in _MURMUR:
-                raise _lacking(f"{where}: {name}")
+    for name in names:
+        if name in _LIBRARIES and find_spec(_LIBRARIES[name][0]) is None:
+            raise _lacking(name, f"{where}: ")
     return tuple(names)
 
 
@@ -75,11 +81,12 @@ def are_digests(_: object, attribute: "attrs.Attribute[tuple[str, ...]]", names:
             )
 
 
-def _lacking(what: str) -> ConfigError:
+def _lacking(name: str, where: str = "") -> ConfigError:
+    package, extra = _LIBRARIES[name]
     return ConfigError(
-        f"{what} needs the Python package 'mmh3', which is not installed; nothing else makes it fast enough",
+        f"{where}{name} needs the Python package {package!r}, which is not installed; nothing else makes it fast enough",
         safe="nothing was read",
-        next_command="pip install 'lading[murmur]'",
+        next_command=f"pip install 'lading[{extra}]'",
     )
 
 
@@ -151,6 +158,14 @@ def _murmur(name: str) -> Maker:
         raise _lacking(name) from exc
     kind: Callable[[bytes], _MmhDigest] = getattr(mmh3, _MURMUR[name])
     return lambda data: _Murmur(kind(data))
+
+
+def _xxh128() -> Maker:
+    try:
+        import xxhash  # noqa: PLC0415 - only for routes whose rsync is to be compared with
+    except ImportError as exc:
+        raise _lacking("xxh128") from exc
+    return xxhash.xxh3_128
 
 
 _KNOWN: Final[Mapping[str, Maker]] = {

@@ -16,10 +16,11 @@ DIGEST_CHARS: Final[Mapping[str, int]] = {
     "CRC-32": 8,
     "Adler-32": 8,
     "File-Size-64": 16,
+    "xxh128": 32,
 }
 """The digests a manifest may carry, and how many hexadecimal characters each has. SHA-256 is always there.
 
-Those with capitals are OMERO's, in its own strings (see `lading.listing.digests`).
+Those with capitals are OMERO's, in its own strings (see `lading.listing.digests`); xxh128 is what rsync compares by.
 """
 
 _MORE_DIGESTS = tuple(name for name in DIGEST_CHARS if name != "sha256")
