@@ -16,6 +16,7 @@ from lading.listing.entries import DIGEST_CHARS, Entry, entry_line, parse_entry
 from lading.manifest import LIST_NAME, Manifest, Verdict, make, rehash, write
 
 needs_mmh3 = pytest.mark.skipif(find_spec("mmh3") is None, reason="the extra murmur is not installed")
+needs_xxhash = pytest.mark.skipif(find_spec("xxhash") is None, reason="the extra xxhash is not installed")
 ABC = {
     "sha1": "a9993e364706816aba3e25717850c26c9cd0d89d",
     "md5": "900150983cd24fb0d6963f7d28e17f72",
@@ -24,8 +25,9 @@ ABC = {
     "CRC-32": "c2412435",
     "Adler-32": "27014d02",
     "File-Size-64": "0300000000000000",
+    "xxh128": "06b05ab6733a618578af5f94892f3950",
 }
-"""As an OMERO prints them for b"abc": the short ones begin with their least significant byte."""
+"""Of b"abc", as an OMERO prints them, the short ones with their least significant byte first; xxh128 as rsync does."""
 OTHERS = [name for name in DIGEST_CHARS if name not in ("sha256", "md5", "sha1")]
 OLD_LINE = (
     '{"path": "a", "size": 3, "mtime_ns": 5, "sha256": "' + "a" * 64 + '", "md5": "' + "b" * 32 + '", "sha1": "'
@@ -42,6 +44,7 @@ def data(tmp_path: Path, contents: dict[str, bytes]) -> tuple[Path, Path]:
 
 
 @needs_mmh3
+@needs_xxhash
 def test_a_manifest_has_all_of_them_from_one_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, papers = data(tmp_path, {"abc": b"abc", "empty": b"", "large": os.urandom(3_000_001)})
     opened = []
