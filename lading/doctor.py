@@ -68,7 +68,11 @@ def pulse(config: Config) -> list[Diagnosis]:
             found.append(Diagnosis(program, "fail", f"no heartbeat for {age:.0f} s", command))
         else:
             found.append(Diagnosis(program, "ok", "running"))
-    return [*found, *_scans(config), *_complaints(config)]
+    try:
+        found += _scans(config)
+    except LadingError as exc:  # the agent's memory is damaged, or its disk is full
+        found.append(Diagnosis("outbox", "fail", exc.message, _next(exc, "")))
+    return [*found, *_complaints(config)]
 
 
 def _complaints(config: Config) -> Iterator[Diagnosis]:

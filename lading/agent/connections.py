@@ -7,8 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lading.disk import room
+from lading.shell import typed
+
 # For another process of this machine, each of whose transactions takes milliseconds.
 _PATIENCE_S = 30.0
+
+_LITTLE_ROOM = 1 << 20  # bytes; the journals of SQLite alone need some of it
 
 # Another thread must not connect to a file that is about to be closed.
 _creating = threading.Lock()
@@ -78,6 +83,20 @@ def patiently(db: sqlite3.Connection, statement: str) -> None:
             time.sleep(0.02)
         else:
             return
+
+
+def explained(exc: sqlite3.Error | OSError, path: Path) -> tuple[str, str, str]:
+    """What happened to the file at `path`, what is safe, and what to type: SQLite calls a full disk an "I/O error"."""
+    if getattr(exc, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        safe = (
+            "no source was touched; without this file the agent takes every watched folder again, "
+            "and what was sent by hand must be sent again"
+        )
+        return str(exc), safe, typed("mv", path, f"{path}.damaged")
+    free, total = room(path.parent)
+    if total and free < _LITTLE_ROOM:
+        return f"{exc}; {free:,} bytes are free on its disk", "no source was touched", typed("df", "-h", path.parent)
+    return str(exc), "no source was touched", "lading doctor"
 
 
 def _create(path: Path) -> None:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lading.agent.connections import Connections, patiently
+from lading.agent.connections import Connections, explained, patiently
 from lading.agent.journal import OutboxJournal, visible
 from lading.agent.locks import FileLock, held
 from lading.agent.outgoing import LONGEST_WAIT_S, UNSENT, Outgoing, WatchReport, outgoing
@@ -471,11 +471,9 @@ class Outbox:
         try:
             yield
         except (sqlite3.Error, OSError) as exc:
-            raise EngineError(
-                f"could not {doing} the outbox {self.home / OUTBOX_NAME}: {exc}",
-                safe="no source was touched",
-                next_command="lading doctor",
-            ) from exc
+            path = self.home / OUTBOX_NAME
+            why, safe, command = explained(exc, path)
+            raise EngineError(f"could not {doing} the outbox {path}: {why}", safe=safe, next_command=command) from exc
 
 
 class _DeliveryLock(FileLock):

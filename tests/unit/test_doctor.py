@@ -67,3 +67,15 @@ def test_a_project_folder_that_is_closed_to_us_stops_nothing(config: Config, mon
     monkeypatch.setattr(Path, "is_file", refuse)
 
     assert "project DEMO" in found(config)
+
+
+def test_an_outbox_that_cannot_be_read_is_a_finding_and_the_rest_is_looked_at(config: Config) -> None:
+    config.home.mkdir()
+    (config.home / "outbox.sqlite").write_bytes(b"no database" * 1000)
+
+    said = found(config)
+
+    assert said["outbox"].level == "fail"
+    assert "not a database" in said["outbox"].text
+    assert said["outbox"].next_command.startswith("mv ")
+    assert said["repository xnat"].level == "ok"

@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+import subprocess
 import threading
 from pathlib import Path
 
@@ -118,3 +119,31 @@ def test_it_is_not_closed_under_a_thread_that_works(tmp_path: Path) -> None:
 
     assert outbox.get(item.id).attempt == 7
     outbox.close()
+
+
+def test_a_full_disk_is_named_where_sqlite_speaks_of_an_io_error(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        home = disk / "home"
+        Outbox(home).close()
+        with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"x" * 512)
+
+        with pytest.raises(EngineError, match="0 bytes are free") as caught:
+            Outbox(home)
+
+    assert caught.value.next_command == f"df -h {home}"
+
+
+def test_a_damaged_file_is_to_be_put_aside(tmp_path: Path) -> None:
+    home = tmp_path / "the agent's home"
+    home.mkdir()
+    path = home / "outbox.sqlite"
+    path.write_bytes(b"no database" * 1000)
+
+    with pytest.raises(EngineError, match="not a database") as caught:
+        Outbox(home)
+
+    assert "every watched folder again" in caught.value.safe
+    subprocess.run(caught.value.next_command, shell=True, check=True)
+    assert take(Outbox(home)).stage is Stage.READY
