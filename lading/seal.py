@@ -7,7 +7,7 @@ lists carry the digests of the files: whoever holds the seal can prove the rest.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -243,6 +243,9 @@ def _moment(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("created_at has no time zone")
+    # At either end of the calendar a moment has no date in some time zone: whoever shows it there, a database too, fails.
+    if not MINYEAR < moment.year < MAXYEAR:
+        raise ValueError(f"created_at is in the year {moment.year}")
     return moment.astimezone(UTC)
 
 

@@ -98,7 +98,7 @@ def test_damaged_files_are_asked_for_again(tmp_path: Path) -> None:
 
 def test_a_hostile_seal_is_refused_and_stops_nobody(tmp_path: Path) -> None:
     with engine_site(tmp_path, serving=False) as site:
-        hostile = [site.put(f"S{number}") for number in range(5)]
+        hostile = [site.put(f"S{number}") for number in range(6)]
         papers = [site.inbox.root / Slot(delivery).path / SEAL_NAME for delivery in hostile]
         papers[0].write_text("{")
         for path, key, value in (
@@ -106,6 +106,7 @@ def test_a_hostile_seal_is_refused_and_stops_nobody(tmp_path: Path) -> None:
             (papers[2], "sender", "nul \0 and half a pair \ud800"),
             (papers[3], "route", "\0"),
             (papers[4], "labels", {"project": "..", "participant": "\0", "session": "\ud800"}),
+            (papers[5], "created_at", "0001-01-01T00:00:00+14:00"),
         ):
             path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
         honest = site.put("honest")
@@ -113,7 +114,7 @@ def test_a_hostile_seal_is_refused_and_stops_nobody(tmp_path: Path) -> None:
         site.until(Stage.VERIFIED, ids=[honest])
         site.until(Stage.VERIFIED, Stage.REJECTED, Stage.HELD, ids=hostile)
 
-        assert site.stages([hostile[0], hostile[4]]) == {Stage.REJECTED: 2}
+        assert site.stages([hostile[0], hostile[4], hostile[5]]) == {Stage.REJECTED: 3}
         assert "worker ends" not in (site.root / "log").read_text()
 
 

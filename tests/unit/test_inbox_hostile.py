@@ -239,6 +239,8 @@ def test_a_malformed_seal(inbox: Inbox, source: Path, damage: bytes) -> None:
         {"origin": "heaven"},
         {"created_at": "2026-05-04T18:15:00"},
         {"created_at": "yesterday"},
+        {"created_at": "0001-01-01T00:00:00+14:00"},
+        {"created_at": "9999-12-31T23:59:59+00:00"},
         {"labels": {"project": "P"}},
         {"labels": {"project": 1, "participant": "s", "session": "e"}},
         {"route": "x" * 1000},
