@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from lading.delivery import DeliveryId
 from lading.engine import jobs
 from lading.engine.database import Connection
+from lading.engine.deliveries import storable
 from lading.engine.judge import FAR_OFF, wait_s
 
 LARGE_BYTES = 50 << 30
@@ -99,7 +100,7 @@ def has_failed(connection: Connection, repository: str, now: datetime, note: str
     connection.execute(
         "UPDATE repositories SET failures = failures + 1, down_since = coalesce(down_since, now()), retry_at = %s,"
         " note = %s WHERE name = %s",
-        (again, note[:500], repository),
+        (again, storable(note)[:500], repository),
     )
     return again
 

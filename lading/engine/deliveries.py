@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -160,14 +160,14 @@ def register(connection: Connection, inbox: str, repository: str, delivery: Deli
         (
             delivery.id,
             inbox,
-            _text(delivery.route),
+            storable(delivery.route),
             repository,
-            *map(_text, delivery.labels.as_dict().values()),
-            _text(delivery.sender),
+            *map(storable, delivery.labels.as_dict().values()),
+            storable(delivery.sender),
             priority,
             _within(delivery.files, _BIGGEST),
             _within(delivery.bytes, _BIGGEST),
-            _text(delivery.digest),
+            storable(delivery.digest),
             delivery.created_at,
         ),
     ).fetchone()
@@ -224,8 +224,8 @@ def advance(
         "failing_since": change.failing_since,
         "not_before": change.not_before,
         "held_from": change.held_from,
-        "error": json.dumps(change.error).replace("\\u0000", " ") if change.error else None,
-        "note": None if told.note is None else _text(told.note)[:2000],
+        "error": json.dumps(_storable(change.error)) if change.error else None,
+        "note": None if told.note is None else storable(told.note)[:2000],
         "seconds": told.seconds,
         "step": told.step,
     }
@@ -245,8 +245,8 @@ def describe(connection: Connection, row: Row, delivery: Delivery) -> None:
         "UPDATE deliveries SET route = %s, project = %s, participant = %s, session = %s, files = %s, bytes = %s,"
         " digest = %s WHERE id = %s AND epoch = %s RETURNING id",
         (
-            _text(delivery.route),
-            *map(_text, delivery.labels.as_dict().values()),
+            storable(delivery.route),
+            *map(storable, delivery.labels.as_dict().values()),
             _within(delivery.files, _BIGGEST),
             _within(delivery.bytes, _BIGGEST),
             delivery.digest,
@@ -282,13 +282,16 @@ def add_event(
     """One line in the life of a delivery; `seconds`: how long the step that led there took."""
     connection.execute(
         "INSERT INTO events (delivery, stage, note, seconds) VALUES (%s, %s, %s, %s)",
-        (delivery, str(stage), _text(note)[:2000], seconds),
+        (delivery, str(stage), storable(note)[:2000], seconds),
     )
 
 
 def add_findings(connection: Connection, delivery: str, step: str, findings: Iterable[Finding]) -> None:
     """What a step found; `advance` has cleared away what an earlier run of it found."""
-    rows = [(delivery, step, f.code, str(f.severity), _text(f.path), _text(f.message), _text(f.hint)) for f in findings]
+    rows = [
+        (delivery, step, f.code, str(f.severity), storable(f.path), storable(f.message), storable(f.hint))
+        for f in findings
+    ]
     if rows:
         with connection.cursor() as cursor:
             cursor.executemany(
@@ -381,9 +384,13 @@ class TableJournal:
             self._noted.pop(key, None)
 
 
-def _text(value: str) -> str:
-    # A name that is not UTF-8 is kept as surrogates by the manifest; PostgreSQL takes neither those nor NUL.
-    return value.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
+def storable(text: str) -> str:
+    """`text` as PostgreSQL takes it: without surrogates, which the manifest keeps for a name that is not UTF-8, and NUL."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
+
+
+def _storable(error: Mapping[str, str | bool]) -> dict[str, str | bool]:
+    return {key: storable(value) if isinstance(value, str) else value for key, value in error.items()}
 
 
 def _within(value: int, bound: int) -> int:

@@ -17,7 +17,7 @@ from lading import pipeline
 from lading.delivery import Stage
 from lading.engine import admission, deliveries, jobs
 from lading.engine.database import Connection, Pool, recording
-from lading.engine.deliveries import REFUSED_NOTE, Change, Ready, Row, Superseded, TableJournal, Told
+from lading.engine.deliveries import REFUSED_NOTE, Change, Ready, Row, Superseded, TableJournal, Told, storable
 from lading.engine.errands import ERRANDS
 from lading.engine.judge import PATIENCE, judge, patient_wait_s
 from lading.engine.parts import Parts
@@ -175,7 +175,7 @@ def _record_failed_errand(connection: Connection, row: Row, job: jobs.Job, failu
     patient = failure.retried and now - since < PATIENCE
     again = now + timedelta(seconds=max(_ERRAND_WAIT_S, patient_wait_s(now - since)))
     # The same words at every attempt of a night would be all that there is to read about the delivery.
-    known = (row.error or {}).get("message") == failure.message and patient
+    known = (row.error or {}).get("message") == storable(failure.message) and patient
     told = Told(None if known else f"{job.step}: {failure.message}", then=job if patient else None, at=again)
     change = Change(error=failure.as_dict(), held_from=row.held_from, failing_since=since if patient else None)
     deliveries.advance(connection, row, Stage(row.stage), change, told)

@@ -12,12 +12,13 @@ import psycopg
 import pytest
 
 from lading.delivery import Delivery, DeliveryId, Labels, Stage, new_delivery_id
-from lading.engine import database, deliveries, jobs
+from lading.engine import admission, database, deliveries, jobs
 from lading.engine.database import Connection
 from lading.engine.deliveries import Change, Superseded, Told
+from lading.engine.judge import judge
 from lading.engine.postgres import Cluster
 from lading.engine.reaper import Reaper, wake_idle
-from lading.errors import EngineError
+from lading.errors import EngineError, TargetUnavailable
 from lading.testing.engine_site import bare_database
 from lading.testing.faultproxy import FaultProxy
 
@@ -229,3 +230,20 @@ def test_what_somebody_still_holds_is_not_taken_over(connection: Connection, dsn
         assert reaper.reap(connection) == 0
     time.sleep(0.1)
     assert reaper.reap(connection) == 1
+
+
+@pytest.mark.parametrize("said", ["sending a\udcff.txt", "the answer was \0", "C:\\u0000 is no path"])
+def test_a_failure_may_name_files_that_are_no_text(connection: Connection, said: str) -> None:
+    """PostgreSQL refuses such words; a worker that cannot record a failure ends, and so did the next, and the next."""
+    admission.limit(connection, "repo", 1)
+    row = arrive(connection)
+    failure = TargetUnavailable(said)
+    verdict = judge(failure, row, datetime.now(UTC), attempts=3)
+
+    admission.has_failed(connection, "repo", datetime.now(UTC), failure.message)
+    deliveries.advance(connection, row, verdict.to, verdict.change, Told(verdict.note))
+
+    found = deliveries.load(connection, row.id)
+    assert found is not None
+    assert found.error is not None
+    assert found.error["message"] == said.replace("\udcff", "\\udcff").replace("\0", "\\x00")
