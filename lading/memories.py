@@ -49,10 +49,7 @@ class AgentMemory:
         raise LadingError(
             f"{delivery} was refused before it left {item.root}",
             safe="nothing was sent; the source is untouched",
-            next_command=(
-                f"lading send {item.root} --route {item.delivery.route}"
-                f" --project {labels.project} --participant {labels.participant} --session {labels.session}"
-            ),
+            next_command=item.command_to_send(labels),
         )
 
     def release(self, delivery: DeliveryId) -> None:

@@ -13,6 +13,7 @@ from lading.errors import Rejected, Unreachable
 from lading.inbox import InboxLimits
 from lading.manifest import Manifest
 from lading.seal import is_sealed, read_seal
+from lading.shell import typed
 from lading.staging import sentinel
 from lading.staging.slots import SYSTEM
 from transport import check_delivery
@@ -70,7 +71,7 @@ def look_over(root: Path) -> Iterator[OnDisk]:
         if read(root) is None:
             raise Unreachable(
                 f"{shown(root)} is no disk that was prepared; is it mounted?",
-                next_command=f"lading disk prepare {shown(root)}",
+                next_command=typed("lading", "disk", "prepare", shown(root)),
             )
         names = sorted(os.listdir(root / SYSTEM / "incoming"))
     for name in names:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lading.disk import read_small, write_durably
 from lading.errors import ConfigError, Unreachable
+from lading.shell import typed
 from lading.staging.slots import SYSTEM
 from transport.foreign import SOURCE, TARGET, shown, translating
 
@@ -109,7 +110,8 @@ def expect(root: Path, wanted: str) -> Volume:
         return found or Volume("")
     if found is None:
         raise _away(
-            f"disk removed: no disk with the id {wanted} at {shown(root)}", f"lading disk prepare {shown(root)}"
+            f"disk removed: no disk with the id {wanted} at {shown(root)}",
+            typed("lading", "disk", "prepare", shown(root)),
         )
     if found.id != wanted:
         raise _away(f"another disk is at {shown(root)}: its id is {shown(found.id)}, wanted is {wanted}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lading.delivery import Delivery, DeliveryId, Labels, Stage
 from lading.findings import Finding
+from lading.shell import typed
 
 UNSENT = (Stage.FOUND, Stage.READY, Stage.SENDING)
 """Stages in which the inbox has not got everything yet."""
@@ -52,6 +53,13 @@ class Outgoing:
     def stage(self) -> Stage:
         """How far it has come."""
         return self.delivery.stage
+
+    def command_to_send(self, labels: Labels) -> str:
+        """What to type so that its source is sent by its route, as `labels`."""
+        return typed(
+            "lading", "send", self.root, "--route", self.delivery.route,
+            "--project", labels.project, "--participant", labels.participant, "--session", labels.session,
+        )  # fmt: skip
 
     def is_due(self, now: float) -> bool:
         """Whether another attempt may be made at `now`."""

@@ -145,14 +145,10 @@ def _cancelled(outbox: Outbox, item: Outgoing, journal: Journal) -> None:
 
 
 def _given_up(item: Outgoing) -> Mapping[str, str]:
-    labels = item.delivery.labels
     return {
         "error_code": CANCELLED_THERE,
         "error": "cancelled on the server; its files are kept there in quarantine, and the source is untouched",
-        "next_command": (
-            f"lading send {item.root} --route {item.delivery.route}"
-            f" --project {labels.project} --participant {labels.participant} --session {labels.session}"
-        ),
+        "next_command": item.command_to_send(item.delivery.labels),
     }
 
 

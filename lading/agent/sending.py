@@ -25,6 +25,7 @@ from lading.listing.entries import Filtered
 from lading.listing.survey import Survey, survey
 from lading.ports import Plan
 from lading.seal import label_findings
+from lading.shell import typed
 from lading.template import Template
 
 log = structlog.get_logger()
@@ -220,16 +221,20 @@ def _labels_from(config: Config, path: Path, route: str) -> Labels:
     if watch is None:
         raise ConfigError(
             f"{path} lies below no folder that is watched for route {route!r}: its labels are not known",
-            next_command=f"lading send {path} --route {route} --project P --participant S --session L",
+            next_command=_with_labels(path, route),
         )
     relative = taken_root(path).relative_to(taken_root(watch.path)).as_posix()
     labels = Template.parse(watch.template).labels(relative)
     if labels is None:
         raise ConfigError(
             f"{relative} does not fit the template {watch.template} of route {route!r}",
-            next_command=f"lading send {path} --route {route} --project P --participant S --session L",
+            next_command=_with_labels(path, route),
         )
     return labels
+
+
+def _with_labels(path: Path, route: str) -> str:
+    return typed("lading", "send", path, "--route", route, "--project", "P", "--participant", "S", "--session", "L")
 
 
 def _same_labels(delivery: Delivery, wanted: Labels) -> None:

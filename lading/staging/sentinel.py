@@ -46,7 +46,7 @@ def read(root: Path) -> Sentinel:
             raise Unreachable(
                 f"sentinel missing: {root} holds no {SENTINEL}; is the share mounted?",
                 safe="nothing was written",
-                next_command=f"lading inbox create {root}   (only if this is the right place)",
+                next_command="lading inbox create   (on the host of the inbox, and only if this is the right place)",
             ) from exc
         except ValueError as exc:
             raise _foreign(root, str(exc)) from exc
