@@ -29,6 +29,7 @@ from transport.pacing import Pace
 from transport.rsync import RsyncTransport
 from transport.rsync_places import OverSsh, RsyncConfig, safe, ssh_words
 from transport.rsync_run import Ended, Rsync, as_listed, unescaped
+from transport.rsync_witness import Witness
 
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.$-]*@[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _AGENT_LIFE_S = 7 * 24 * 3600
@@ -144,14 +145,23 @@ class ThirdPartyRsync(RsyncTransport):
         # Not `carry`: what shares one log-in there is a plain rsync, and the bytes would pass through us.
         RsyncTransport.bring(one, cargo, slot, journal, progress)
 
-    def _send_files(self, root: Path, load: Load, slot: Slot, progress: Progress, *, by_content: bool) -> None:
+    def _send_files(
+        self,
+        root: Path,
+        load: Load,
+        slot: Slot,
+        progress: Progress,
+        witness: Witness,  # noqa: ARG002 - the rsync over there says what it moves, which is compared with the plan
+        *,
+        by_content: bool,
+    ) -> None:
         planned = _Moves()
         options = ["--dry-run", _EACH, *(["--checksum"] if by_content else [])]
         self._refuse_failed_plan(self._move(options, slot.data, root, load, planned.line))
         if self._journal:
             self._journal.note(PLANNED, planned.as_json())
         self._planned = planned
-        super()._send_files(root, load, slot, progress, by_content=by_content)
+        super()._send_files(root, load, slot, progress, Witness(wanted=False), by_content=by_content)
 
     def _refuse_failed_plan(self, ended: Ended) -> None:
         if ended.code:

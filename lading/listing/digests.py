@@ -1,7 +1,8 @@
 """What makes the digests that a manifest may carry: hashlib's, rsync's xxh128, and those by which only OMERO compares.
 
-OMERO's are in its own strings. It prints the short ones as Guava's `HashCode.toString()` does: their bytes, least significant first, in hex. So its CRC-32 of
-b"abc" is c2412435, and 352441c2 everywhere else. Therefore they have OMERO's names here: nobody shall take them for others.
+OMERO's are in its own strings. It prints the short ones as Guava's `HashCode.toString()` does: their bytes, least significant
+first, in hex. So its CRC-32 of b"abc" is c2412435, and 352441c2 everywhere else. Therefore they have OMERO's names here: nobody
+shall take them for others.
 """
 
 import hashlib
