@@ -165,7 +165,7 @@ class Slots:
             aside.enter(kind)
             for path in wanted:
                 folder, _, name = path.rpartition("/")
-                flat = name[-100:].lstrip(".") or "file"
+                flat = _ending(name).lstrip(".") or "file"
                 with suppress(FileNotFoundError, NotADirectoryError), _no_link():
                     data.enter(f"{DATA}/{folder}" if folder else DATA)
                     data.give_to(name, aside, f"{secrets.token_hex(4)}-{flat}")
@@ -286,6 +286,11 @@ class Slots:
                         there.unlink(name)
         with suppress(OSError):  # not empty: the sender is writing again
             stub.rmdir()
+
+
+def _ending(name: str) -> str:
+    """The last 100 bytes of a file's name: as many letters may be three or four times as long as a name may be."""
+    return name.encode("utf-8", "ignore")[-100:].decode("utf-8", "ignore")
 
 
 @contextmanager

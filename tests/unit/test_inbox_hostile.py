@@ -566,3 +566,19 @@ def test_a_damaged_file_is_set_aside_from_any_depth(inbox: Inbox, source: Path) 
 
     assert tree(slot / "data") == {}
     assert len(list((slot / "damaged").iterdir())) == len(names)
+
+
+@pytest.mark.parametrize("name", ["\u6e2c" * 85, "\U0001f52c" * 63, "\udcff" * 255, "a" * 255])
+def test_a_damaged_file_with_the_longest_name_there_is_is_asked_for_again(
+    inbox: Inbox, tmp_path: Path, name: str
+) -> None:
+    delivery = send(inbox, fill(tmp_path / "long", {name: b"first", "b": b"second"}))
+    slot = slot_of(inbox, delivery.id)
+    (slot / "data" / name).write_bytes(b"FIRST")
+
+    with pytest.raises(Corrupted) as caught:
+        inbox.accept(delivery.id)
+
+    assert caught.value.paths == (name,)
+    assert tree(slot / "data") == {"b": b"second"}
+    assert [path.read_bytes() for path in (slot / "damaged").iterdir()] == [b"FIRST"]
