@@ -4,6 +4,7 @@ LadingError
 ├─ ConfigError            operator   at start-up; names file, key, nearest valid key
 ├─ TransportError
 │  ├─ Unreachable         nobody     retried
+│  │  └─ SourceAway       nobody     retried  the folder to be sent, not the inbox
 │  ├─ SourceChanged       nobody     retried
 │  ├─ Corrupted           nobody     retried (that file only)
 │  ├─ AccessDenied        operator   held     credentials, permissions, host key, certificate
@@ -85,6 +86,12 @@ class Unreachable(TransportError):
     code = "unreachable"
     actor = Actor.NOBODY
     retried = True
+
+
+class SourceAway(Unreachable):
+    """The folder to be sent is not there: its disk or share is not mounted, or it was renamed or removed."""
+
+    code = "source-away"
 
 
 class SourceChanged(TransportError):

@@ -1,6 +1,7 @@
 """Takes one delivery from READY to ARRIVED: look through the source, list it, seal the list, carry, record."""
 
 import json
+import os
 import random
 import threading
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from lading.errors import (
     LadingError,
     OutOfSpace,
     Rejected,
+    SourceAway,
     SourceChanged,
     Unreachable,
 )
@@ -219,6 +221,8 @@ def _arrived(outbox: Outbox, item: Outgoing, sealed: Seal, journal: Journal) -> 
 
 
 def _failed(outbox: Outbox, parts: AgentParts, item: Outgoing, error: LadingError) -> None:
+    if isinstance(error, Unreachable):
+        error = _source_away(item) or error
     log.warning("attempt failed", delivery=item.id, code=error.code, attempt=item.attempt, error=error.message)
     if isinstance(error, SourceChanged):
         _start_again(outbox, parts, item, error)
@@ -235,6 +239,21 @@ def _failed(outbox: Outbox, parts: AgentParts, item: Outgoing, error: LadingErro
         outbox.fail(item.id, stage, _with_command(error, "lading doctor"), again_in=back_off(item.attempt))
     else:
         outbox.fail(item.id, Stage.HELD, _with_command(error, f"lading retry {item.id}"), resume=Stage.READY)
+
+
+def _source_away(item: Outgoing) -> SourceAway | None:
+    """Whether it is the source that cannot be reached: then nothing is the matter with the inbox."""
+    try:
+        os.scandir(item.root).close()
+    except PermissionError:
+        return None
+    except OSError as exc:
+        return SourceAway(
+            f"{item.root} is not there ({exc.strerror}); is the disk or share mounted?",
+            safe="it goes on once the folder is back; one that was renamed is found under its new name",
+            next_command=f"lading cancel {item.id}   (if it was renamed or removed)",
+        )
+    return None
 
 
 def back_off(attempt: int) -> float:

@@ -15,7 +15,7 @@ from lading.agent.outgoing import LONGEST_WAIT_S
 from lading.config import Config
 from lading.delivery import DeliveryId
 from lading.desk import Account
-from lading.errors import OutOfSpace, Unreachable
+from lading.errors import OutOfSpace, SourceAway, Unreachable
 from lading.ports import Report
 from lading.reporters.office import Alarm, Audience, Condition, Ended, Office, Posted
 from lading.reporters.words import Story, plural
@@ -27,6 +27,10 @@ _IN_THE_WAY = {Unreachable.code: "is not reachable", OutOfSpace.code: "is full"}
 _WAITING = (
     "SELECT route, error_code, count(*) AS number, max(error) AS error FROM deliveries"
     " WHERE stage IN ('FOUND', 'READY', 'SENDING', 'ARRIVED', 'HELD') AND error_code IN (?, ?) GROUP BY route, error_code"
+)
+_AWAY = (
+    "SELECT route, count(*) AS number, max(updated_at), error, next_command FROM deliveries"  # of the last one that failed
+    " WHERE stage IN ('FOUND', 'READY', 'SENDING') AND error_code = ? GROUP BY route"
 )
 
 
@@ -54,6 +58,17 @@ def conditions(outbox: Outbox) -> list[Condition]:
                 quoted=f"What happened last: {row['error']}",
                 safe="Nothing is lost: the sources are untouched, and are carried once it is well.",
                 next_command="lading doctor",
+            )
+        )
+    for row in outbox.rows(_AWAY, SourceAway.code):
+        found.append(
+            Condition(
+                f"source/{row['route']}",
+                f"folders to be sent by route {row['route']} are not there",
+                detail=f"{plural(row['number'], 'delivery')} wait for them.",
+                quoted=f"What happened last: {row['error']}",
+                safe="What is in the inbox already is kept, and the rest is sent once the folders are back.",
+                next_command=row["next_command"],
             )
         )
     return found

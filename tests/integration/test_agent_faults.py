@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lading.agent import loop
+from lading.agent.reporting import conditions
 from lading.delivery import Cargo, DeliveryId, Receipt, Slot, Stage
 from lading.errors import AccessDenied, ConfigError, OutOfSpace, Unreachable
 from lading.inbox import Inbox, InboxLimits
@@ -53,6 +54,28 @@ def test_an_inbox_that_is_not_mounted_gets_nothing_and_is_tried_again(tmp_path: 
     instrument.turn()
     assert instrument.only().stage is Stage.ARRIVED
     assert instrument.only().error == ""
+
+
+def test_a_source_that_was_renamed_on_its_way_is_not_said_of_the_inbox(instrument: Instrument) -> None:
+    # Seen: operators got "the inbox of route mri is not reachable", and nobody was told which folder is missing.
+    root = instrument.write("P1/sub-001/s1", FILES)
+    instrument.turn(PartsWith(instrument.parts, CutOff(instrument.parts.transport("mri"))))
+    assert [c.key for c in conditions(instrument.outbox)] == ["route/mri/unreachable"]
+    root.rename(root.with_name("s1-corrected"))
+    for _ in range(2):
+        instrument.later(600)
+        instrument.turn()
+
+    renamed, gone = instrument.outbox.deliveries()
+    assert renamed.stage is Stage.ARRIVED
+    assert (gone.stage, gone.error_code) == (Stage.FOUND, "source-away")
+    assert str(root) in gone.error
+    assert gone.next_command.startswith(f"lading cancel {gone.id} ")
+    (away,) = conditions(instrument.outbox)
+    assert (away.key, away.next_command) == ("source/mri", gone.next_command)
+
+    instrument.outbox.cancel(gone.id)
+    assert conditions(instrument.outbox) == []
 
 
 @pytest.mark.root
