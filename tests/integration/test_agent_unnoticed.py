@@ -8,7 +8,7 @@ import pytest
 from lading.agent import sending
 from lading.agent.taking import scan
 from lading.delivery import Cargo, DeliveryId, Labels, Slot, Stage
-from lading.errors import Unreachable
+from lading.errors import SourceAway
 from lading.ports import Journal, Progress, Transport, TransportTraits
 from lading.testing.instrument import FILES, CutOff, Instrument, PartsWith
 
@@ -133,7 +133,7 @@ def test_a_source_that_went_away_is_no_source_that_came_to_rest(instrument: Inst
         instrument.later(600)
         instrument.turn(PartsWith(instrument.parts, cut))
     assert instrument.only().stage is Stage.FOUND, "twice nothing is not twice the same"
-    assert instrument.only().error_code == Unreachable.code
+    assert instrument.only().error_code == SourceAway.code
 
     away.rename(root)
     for _ in range(3):
