@@ -25,6 +25,7 @@ from lading.inbox import Inbox
 
 _TIDY_EVERY_S = 600.0
 _SWEEP_OLDER_S = 24 * 3600.0
+_AFTER_A_BUG_S = 10.0
 _WITHDRAWN = "withdrawn"
 """Journal key: the published copy was removed, or why it is kept."""
 CHORES_NAME = "chores.json"
@@ -73,6 +74,10 @@ class Chores:
                 self.tidy(name, inbox)
         except LadingError as exc:
             return self._failed(name, exc)
+        except Exception:  # noqa: BLE001 - a bug, or a machine out of threads for a moment, must not end the chores for good
+            _log.exception("chore failed", inbox=name)
+            self._stop.wait(_AFTER_A_BUG_S)
+            return False
         self._said.pop(name, None)
         return True
 
