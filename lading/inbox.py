@@ -444,8 +444,12 @@ class Inbox:
         labels = self.parcel(delivery).delivery.labels
         if is_real_folder(slot / DATA):
             self._show(delivery, slot, labels)
-        elif not self._is_shown(slot, labels):
-            raise UnexpectedFault(f"the data of {delivery} is neither in {slot} nor in {self.root / str(labels)}")
+        elif not self._is_shown(slot, labels) and not self._stands(delivery, slot, labels):
+            raise UnexpectedFault(
+                f"the data of {delivery} is neither in {slot} nor, whole, in {self.root / str(labels)}",
+                safe="nothing was deleted",
+                next_command=f"lading show {delivery}",
+            )
         self._slots.file_away(delivery, self._session(labels))
 
     def _show(self, delivery: DeliveryId, slot: Path, labels: Labels) -> None:
@@ -479,6 +483,15 @@ class Inbox:
     def _is_shown(self, slot: Path, labels: Labels) -> bool:
         target = self._session(labels)
         return is_real_folder(target) and self._fingerprint(slot, target) == _verified_fingerprint(slot)
+
+    def _stands(self, delivery: DeliveryId, slot: Path, labels: Labels) -> bool:
+        """Whether the folder we showed before we were killed is whole still, every byte read: its modes were changed meanwhile."""
+        target = self._session(labels)
+        if self._slots.claimed_by(labels) != delivery or not holds_exactly(target, self.parcel(delivery).manifest):
+            return False
+        known = {"already_delivered": False, "fingerprint": self._fingerprint(slot, target)}
+        self._slots.announce(delivery, labels, known)
+        return True
 
     def _unpublish(self, delivery: DeliveryId) -> None:
         slot = self._slots.accepted / delivery

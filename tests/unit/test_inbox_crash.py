@@ -12,9 +12,10 @@ import pytest
 
 import lading.inbox
 from lading.delivery import Delivery, DeliveryId, FileOutcome, Labels, Outcome, Parcel, Receipt, Stage, new_delivery_id
-from lading.errors import Corrupted, LadingError, Rejected, Unreachable
+from lading.errors import Corrupted, LadingError, Rejected, UnexpectedFault, Unreachable
 from lading.findings import error
 from lading.inbox import Inbox
+from lading.staging.slots import Slots
 from lading.testing.deliveries import FILES, fill, send, tree
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -22,7 +23,10 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 KEY = b"k" * 32
 LABELS = Labels("P", "s1", "e1")
 OURS = Path(lading.inbox.__file__).parent
-WATCHED = {str(OURS / f"{name}.py") for name in ("inbox", "slots", "disk", "bare", "receipts", "seal")}
+WATCHED = {
+    str(OURS / f"{name}.py")
+    for name in ("inbox", "disk", "seal", "staging/acceptance", "staging/bare", "staging/receipts", "staging/slots")
+}
 Work = Callable[[Inbox], object]
 # Stride 1 takes some ten minutes: worth it after every change to the modules below.
 STRIDE = int(os.environ.get("LADING_TEST_LINE_STRIDE", "37"))
@@ -110,6 +114,51 @@ def test_while_a_delivery_is_accepted_and_published(tmp_path: Path) -> None:
         assert inbox.notes(parcel.delivery.id) == ()
 
     at_every_line(tmp_path, prepare, check)
+
+
+def test_a_folder_whose_modes_were_changed_before_its_papers_were_filed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = Inbox.create(tmp_path / "inbox")
+    delivery = send(inbox, fill(tmp_path / "source"))
+    killed_when_filing(inbox, delivery.id, monkeypatch)
+    (inbox.root / "P/s1/e1/a.dcm").chmod(0o600)
+
+    parcel = finish(inbox)
+
+    assert parcel.published
+    assert inbox.is_untouched(parcel)
+    assert inbox.notes(parcel.delivery.id) == ()
+
+
+def test_a_folder_that_was_changed_before_its_papers_were_filed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = Inbox.create(tmp_path / "inbox")
+    delivery = send(inbox, fill(tmp_path / "source"))
+    killed_when_filing(inbox, delivery.id, monkeypatch)
+    (inbox.root / "P/s1/e1/a.dcm").write_bytes(b"FIRST")
+
+    with pytest.raises(UnexpectedFault, match="whole"):
+        finish(inbox)
+
+    assert not inbox.parcel(delivery.id).published
+
+
+def killed_when_filing(inbox: Inbox, delivery: DeliveryId, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after -9 between the appearing of the session folder and the last move of its papers."""
+
+    class KilledError(BaseException):
+        pass
+
+    def dies(*_: object) -> None:
+        raise KilledError
+
+    parcel = inbox.accept(delivery)
+    with monkeypatch.context() as patched:
+        patched.setattr(Slots, "file_away", dies)
+        with pytest.raises(KilledError):
+            inbox.publish(parcel)
 
 
 def test_while_a_damaged_delivery_is_given_back(tmp_path: Path) -> None:
