@@ -4,13 +4,12 @@ import dataclasses
 import difflib
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
-from types import GenericAlias
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 import attrs
 import cattrs
@@ -20,6 +19,7 @@ from cattrs.gen import make_dict_structure_fn
 from lading.errors import ConfigError
 from lading.hours import Hours
 from lading.listing.digests import are_digests
+from lading.toml_values import is_tuple, list_hook, strict, table
 
 T = TypeVar("T")
 Settings = Mapping[str, object]
@@ -29,6 +29,10 @@ BASE: ContextVar[Path | None] = ContextVar("base", default=None)
 
 CONFIG_ENV = "LADING_CONFIG"
 CONFIG_NAME = "lading.toml"
+
+
+_NOT_NEGATIVE = attrs.validators.ge(0.0)
+_AT_LEAST_ONE = attrs.validators.ge(1)
 
 
 @attrs.frozen(kw_only=True)
@@ -41,13 +45,13 @@ class InboxConfig:
     """
 
     path: Path
-    quiet: float = 60.0
+    quiet: float = attrs.field(default=60.0, validator=_NOT_NEGATIVE)
     marker: str = ""
     bare_route: str = ""
-    keep_days: float = 7.0
-    max_files: int = 5_000_000
-    max_gb: float = 20_000.0
-    keep_free_gb: float = 1.0
+    keep_days: float = attrs.field(default=7.0, validator=_NOT_NEGATIVE)
+    max_files: int = attrs.field(default=5_000_000, validator=_AT_LEAST_ONE)
+    max_gb: float = attrs.field(default=20_000.0, validator=_NOT_NEGATIVE)
+    keep_free_gb: float = attrs.field(default=1.0, validator=_NOT_NEGATIVE)
 
 
 def _are_hours(_: object, attribute: "attrs.Attribute[tuple[str, ...]]", value: tuple[str, ...]) -> None:
@@ -65,7 +69,7 @@ class RepositoryConfig:
     """
 
     kind: str
-    imports: int = 2
+    imports: int = attrs.field(default=2, validator=_AT_LEAST_ONE)
     hours: tuple[str, ...] = attrs.field(default=(), validator=_are_hours)
     settings: Settings = attrs.field(factory=dict)
 
@@ -126,7 +130,7 @@ class RouteConfig:
     exclude: tuple[str, ...] = ()
     junk: bool = True
     digests: tuple[str, ...] = attrs.field(default=("md5",), validator=are_digests)
-    attempts: int = 8
+    attempts: int = attrs.field(default=8, validator=_AT_LEAST_ONE)
     priority: int = 0
 
 
@@ -145,11 +149,11 @@ class WatchConfig:
     route: str
     template: str = "{project}/{participant}/{session}"
     source: str = "quiet-folder"
-    quiet: float = 60.0
+    quiet: float = attrs.field(default=60.0, validator=_NOT_NEGATIVE)
     marker: str = ""
     events: bool = True
     clean: bool = False
-    grace_days: float = 7.0
+    grace_days: float = attrs.field(default=7.0, validator=_NOT_NEGATIVE)
 
 
 @attrs.frozen(kw_only=True)
@@ -160,9 +164,9 @@ class AgentConfig:
     """
 
     watch: tuple[WatchConfig, ...] = ()
-    scan_every: float = 30.0
-    receipts_every: float = 15.0
-    carriers: int = 2
+    scan_every: float = attrs.field(default=30.0, validator=_NOT_NEGATIVE)
+    receipts_every: float = attrs.field(default=15.0, validator=_NOT_NEGATIVE)
+    carriers: int = attrs.field(default=2, validator=_AT_LEAST_ONE)
     metrics: str = ""
 
 
@@ -176,10 +180,10 @@ class ServerConfig:
     """
 
     database: str = "embedded"
-    workers: int = 2
-    concurrency: int = 4
-    scan_every: float = 2.0
-    stale_after: float = 30.0
+    workers: int = attrs.field(default=2, validator=_AT_LEAST_ONE)
+    concurrency: int = attrs.field(default=4, validator=_AT_LEAST_ONE)
+    scan_every: float = attrs.field(default=2.0, validator=_NOT_NEGATIVE)
+    stale_after: float = attrs.field(default=30.0, validator=_NOT_NEGATIVE)
     metrics: str = ""
 
 
@@ -319,11 +323,19 @@ def load(path: Path) -> Config:
     Raises ConfigError naming the file, the key and, for an unknown key, the nearest valid one.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors put a mark in front
     except OSError as exc:
-        raise ConfigError(f"cannot read the settings {path}: {exc.strerror}", next_command="lading init") from exc
+        raise ConfigError(f"cannot read the settings {path}: {exc.strerror}", next_command=f"ls -l {path}") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path} is not valid TOML: {exc}") from exc
+        raise ConfigError(f"{path} is not valid TOML: {exc}", next_command=f"edit {path}") from exc
+    try:
+        return _read(raw, path)
+    except ConfigError as exc:
+        exc.next_command = f"edit {path}"  # the doctor reads the same file, and would say the same
+        raise
+
+
+def _read(raw: dict[str, Any], path: Path) -> Config:
     base = path.resolve().parent
     raw.setdefault("home", str(platformdirs.user_data_path("lading", appauthor=False)))
     for kind, own in (("repositories", {"kind", "imports", "hours"}), ("reporters", {"kind", "labels"})):
@@ -440,38 +452,6 @@ def _messages(exc: BaseException, where: str) -> list[str]:
     return [f"{where}: {exc}"]
 
 
-def _strict(value: object, cls: type[T]) -> T:
-    if isinstance(value, bool) and cls is not bool:
-        raise ValueError(f"expected {cls.__name__}, found {value!r}")
-    if cls is float and isinstance(value, int):
-        return cls(value)  # type: ignore[call-arg]  # float(int) is what the branch says
-    if not isinstance(value, cls):
-        raise ValueError(f"expected {cls.__name__}, found {value!r}")  # noqa: TRY004 - cattrs collects ValueErrors alike
-    return value
-
-
-def _table(value: object) -> Settings:
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a table, found {value!r}")  # noqa: TRY004 - cattrs collects ValueErrors alike
-    return value
-
-
-def _is_tuple(kind: object) -> bool:
-    return get_origin(kind) is tuple
-
-
-def _list_hook(kind: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
-    """A tuple comes from a TOML array and from nothing else: cattrs alone would take a string apart into letters."""
-    inner = get_args(kind)[0]
-
-    def structure_list(value: object, _: object) -> object:
-        if not isinstance(value, list):
-            raise ValueError(f"expected an array, found {value!r}")  # noqa: TRY004 - cattrs collects ValueErrors alike
-        return tuple(converter.structure(value, GenericAlias(list, (inner,))))  # type: ignore[arg-type]  # made at run time
-
-    return structure_list
-
-
 def _path(text: str) -> Path:
     path = Path(os.path.expandvars(text)).expanduser()
     base = BASE.get()
@@ -481,10 +461,10 @@ def _path(text: str) -> Path:
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
     for kind in (str, int, float, bool):
-        converter.register_structure_hook(kind, _strict)
-    converter.register_structure_hook(Path, lambda value, _: _path(_strict(value, str)))
-    converter.register_structure_hook_factory(_is_tuple, _list_hook)
-    converter.register_structure_hook_func(lambda kind: kind == Settings, lambda value, _: _table(value))
+        converter.register_structure_hook(kind, strict)
+    converter.register_structure_hook(Path, lambda value, _: _path(strict(value, str)))
+    converter.register_structure_hook_factory(is_tuple, list_hook)
+    converter.register_structure_hook_func(lambda kind: kind == Settings, lambda value, _: table(value))
     converter.register_structure_hook(
         RouteConfig,
         make_dict_structure_fn(

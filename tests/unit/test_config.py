@@ -28,6 +28,9 @@ def write(folder: Path, text: str) -> Path:
         ("[[agent.watch]]\npath = 'a'\nroute = 'mir'\n[routes.mri]\n", "no route 'mir'"),
         ("[[agent.watch]]\nroute = 'mri'\n[routes.mri]\n", "agent.watch[0].path: the key 'path' is missing"),
         ("[inboxes.main]\npath = 'x'\nbare_route = 'mry'\n[routes.mri]\n", "did you mean 'mri'?"),
+        ("[[agent.watch]]\npath = 'a'\nroute = 'mri'\nquiet = -5\n[routes.mri]\n", "'quiet' must be >= 0.0: -5.0"),
+        ("[repositories.xnat]\nkind = 'xnat'\nimports = -2\n", "'imports' must be >= 1: -2"),
+        ("[server]\nworkers = 0\n", "'workers' must be >= 1: 0"),
     ],
 )
 def test_a_mistake_is_named_with_its_file_and_its_key(tmp_path: Path, text: str, said: str) -> None:
@@ -38,6 +41,14 @@ def test_a_mistake_is_named_with_its_file_and_its_key(tmp_path: Path, text: str,
 
     assert said in caught.value.message
     assert str(path) in caught.value.message
+    assert caught.value.next_command == f"edit {path}"
+
+
+def test_settings_saved_by_an_editor_of_windows_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "lading.toml"
+    path.write_bytes(b"\xef\xbb\xbf[server]\r\nworkers = 3\r\n")
+
+    assert load(path).server.workers == 3
 
 
 def test_relative_paths_are_relative_to_the_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
