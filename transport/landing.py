@@ -113,14 +113,17 @@ class Landing:
         wanted = _Wanted(paths)
         _keep_only(self._root, "", wanted)
 
-    def make_durable(self) -> None:
-        """Everything that was put here survives a power cut once this returns."""
+    def make_durable(self, around: Path | None = None) -> None:
+        """Everything that was put here, or into the folder `around` this one, survives a power cut once this returns.
+
+        The system tells of a write that failed only once: whoever wrote here must ask here, and nowhere else.
+        """
         if self._flushing:
             self._flushing.join()
         if self._flush_failure:
             raise self._flush_failure
         if not _syncfs(self._root):
-            _sync_one_by_one(self._path)
+            _sync_one_by_one(around or self._path)
 
     def _wrote(self, size: int) -> None:
         """Let the disk work while we read on, so that little is left for the end."""

@@ -125,7 +125,7 @@ class LocalTransport:
             with translating(f"cannot finish {place}", TARGET):
                 if not fresh:
                     landing.keep_only(entry.path for entry in manifest)
-        self._hand_over(cargo.papers, place)
+            self._hand_over(cargo.papers, place, landing)
 
     def fetch_receipt(self, delivery: DeliveryId) -> Receipt | None:
         """See the role."""
@@ -179,8 +179,8 @@ class LocalTransport:
         with Carrier(root, landing, self._pace, self._config.path, progress) as carrier:
             carrier.bring_all(manifest, workers=self._workers)
 
-    def _hand_over(self, papers: Path, place: Path) -> None:
-        """The papers, the seal last: everything else is on the disk before it is written."""
+    def _hand_over(self, papers: Path, place: Path, files: Landing) -> None:
+        """The papers, the seal last: everything else, the `files` too, is on the disk before it is written."""
         with translating(f"cannot write the papers into {place}", TARGET), Landing(place) as landing:
             for name in PAPERS[:-1]:
                 arriving = landing.begin(name)
@@ -192,7 +192,7 @@ class LocalTransport:
                     arriving.abandon()
                     raise
                 arriving.finish()
-            landing.make_durable()
+            files.make_durable(place)
             write_durably(place / SEAL_NAME, (papers / SEAL_NAME).read_bytes())
 
 
