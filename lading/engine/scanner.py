@@ -125,11 +125,21 @@ class Scanner:
 
     def _refuse_stolen_id(self, connection: Connection, name: str, inbox: Inbox, delivery: DeliveryId) -> None:
         row = deliveries.load(connection, delivery)
-        if row is not None and row.inbox != name:
-            found = error(
-                "id-taken", f"{delivery} is known from the inbox {row.inbox}", hint="send it under an id of its own"
-            )
+        if row is None or row.inbox == name:
+            return
+        if row.inbox not in self._parts.inboxes:
+            # An inbox that was given another name in the settings has all its deliveries still: they stay where they are.
+            note = f"{delivery} is known from the inbox {row.inbox}, which is not here; was it called {name} since?"
+            _log.warning("not taken up", delivery=delivery, inbox=name, note=note)
+            return
+        found = error(
+            "id-taken", f"{delivery} is known from the inbox {row.inbox}", hint="send it under an id of its own"
+        )
+        try:
             inbox.quarantine(delivery, [found])
+        except LadingError as exc:  # a slot that cannot be moved keeps no other from arriving
+            _log.warning("id taken, not set aside", delivery=delivery, inbox=name, code=exc.code, note=exc.message)
+        else:
             _log.warning("id taken", delivery=delivery, inbox=name, note=found.message)
 
     def _destination(self, route: str) -> tuple[str, int]:

@@ -329,7 +329,7 @@ def test_a_second_inbox_cannot_take_over_an_id(tmp_path: Path) -> None:
         shutil.copytree(site.inbox.root / ".lading/accepted" / delivery, other.reserve(delivery), dirs_exist_ok=True)
         with database.connect(site.dsn) as connection:
             parts = folder_parts(site.config)
-            parts.inboxes = {"other": other}
+            parts.inboxes = {"main": site.inbox, "other": other}
             assert Scanner(parts).scan(connection) == 0
 
         assert site.stages() == {Stage.VERIFIED: 1}

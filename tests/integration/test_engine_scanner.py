@@ -1,6 +1,7 @@
 """What the scanner makes of slots that cannot be read, and of a database that forgot what it was told."""
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +10,16 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from lading.delivery import Stage
+from lading.config import load
+from lading.delivery import Slot, Stage
 from lading.engine import database, deliveries
 from lading.engine.chores import Chores
 from lading.engine.database import Connection
 from lading.engine.scanner import Scanner
+from lading.errors import AccessDenied
+from lading.inbox import Inbox
 from lading.seal import SEAL_NAME
+from lading.testing.deliveries import fill, send
 from lading.testing.engine_site import EngineSite, bare_database, engine_site
 from lading.testing.fakes import FolderParts
 
@@ -88,6 +93,47 @@ def test_one_delivery_that_cannot_be_read_keeps_no_other_from_coming_back(
 
     assert found == 1
     assert [row.id for row in deliveries.select(connection, "true")] == [ids[2]]
+
+
+def test_an_inbox_that_is_called_otherwise_now_keeps_its_deliveries(connection: Connection, tmp_path: Path) -> None:
+    """They are held, with what is the matter; before, those not proven yet were put into quarantine as somebody else's."""
+    before = EngineSite(tmp_path / "site", database="postgresql://unused")
+    published, sealed = before.put("S1"), before.put("S2")
+    assert Scanner(FolderParts(before.config)).scan(connection) == 2
+    before.inbox.publish(before.inbox.accept(published))
+    settings = before.settings.read_text()
+    before.settings.write_text(settings.replace("inboxes.main", "inboxes.intake").replace('"main"', '"intake"'))
+    scanner = Scanner(FolderParts(load(before.settings)))
+
+    assert scanner.reconcile(connection) == 0
+    assert scanner.scan(connection) == 0
+
+    assert before.inbox.parcel(published).published
+    assert list(before.inbox.arrivals()) == [sealed]
+    assert not any((before.inbox.root / ".lading/quarantine").iterdir())
+
+
+def test_a_stolen_id_that_cannot_be_set_aside_keeps_no_other_from_arriving(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = f'[inboxes.other]\npath = "{tmp_path}/other"'
+    site = EngineSite(tmp_path / "site", database="postgresql://unused", more=more)
+    other = Inbox.create(tmp_path / "other")
+    stolen = site.put("S1")
+    scanner = Scanner(FolderParts(site.config))
+    assert scanner.scan(connection) == 1
+    shutil.copytree(site.inbox.root / Slot(stolen).path, other.root / Slot(stolen).path)
+    honest = send(other, fill(tmp_path / "source"))
+
+    def forbidden(inbox: Inbox, *_: object) -> None:
+        raise AccessDenied(f"moving something to quarantine in {inbox.root}: Permission denied")
+
+    monkeypatch.setattr(Inbox, "quarantine", forbidden)
+
+    assert scanner.scan(connection) == 1
+    found = deliveries.load(connection, honest.id)
+    assert found is not None
+    assert found.inbox == "other"
 
 
 def test_a_dropped_folder_that_cannot_be_taken_in_keeps_no_other_waiting(dsn: str, reachable: Path) -> None:
