@@ -50,9 +50,10 @@ def fill(fd: int, buffer: memoryview) -> int:
 class Landing:
     """The folder `root`, filled by several threads. Every method takes paths relative to it (POSIX); raises OSError."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, flush_every: int = _FLUSH_EVERY) -> None:
         self._root = _Folder.at(root)
-        self._path = root
+        self._path, self._flush_every = root, flush_every
+        self._growing: dict[Arriving, Callable[[int], None]] = {}
         self._here = threading.local()
         self._open = {self._root}
         self._lock = threading.Lock()
@@ -91,6 +92,16 @@ class Landing:
         os.close(fd)
         return None
 
+    def size(self, path: str) -> int | None:
+        """The bytes of the regular file at `path`, or None when there is none."""
+        fd = self.read(path)
+        if fd is None:
+            return None
+        try:
+            return os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+
     def begin(self, path: str) -> "Arriving":
         """Start a file that will be called `path` when it is whole."""
         parent, name = _split(path)
@@ -102,8 +113,22 @@ class Landing:
         Also returns a descriptor to read what is there of it; the caller closes that, and may `restart`.
         """
         parent, name = _split(path)
-        arriving = Arriving(self._folder(parent, make=True), name, self._wrote, temporary=f"{TEMPORARY}{which}")
+        arriving = Arriving(
+            self._folder(parent, make=True),
+            name,
+            self._wrote,
+            temporary=f"{TEMPORARY}{which}",
+            ended=self._ended,
+        )
         return arriving, arriving.reader()
+
+    def watch(self, arriving: "Arriving", durable: Callable[[int], None]) -> None:
+        """Tell `durable`, in some thread, up to which length `arriving` survives a power cut, as often as that is found out.
+
+        Nothing extra is flushed for it. Never called once `arriving` has ended.
+        """
+        with self._lock:
+            self._growing[arriving] = durable
 
     def keep_only(self, paths: Iterable[str]) -> None:
         """Remove whatever earlier attempts left: every file that is not among `paths`, and folders left empty.
@@ -129,17 +154,30 @@ class Landing:
         """Let the disk work while we read on, so that little is left for the end."""
         with self._lock:
             self._unflushed += size
-            if self._unflushed < _FLUSH_EVERY or (self._flushing and self._flushing.is_alive()):
+            if self._unflushed < self._flush_every or (self._flushing and self._flushing.is_alive()):
                 return
             self._unflushed = 0
             self._flushing = threading.Thread(target=self._flush, name="lading-flush")
             self._flushing.start()
 
     def _flush(self) -> None:
+        with self._lock:
+            lengths = {arriving: arriving.length for arriving in self._growing}
         try:
-            _syncfs(self._root)
+            if not _syncfs(self._root):
+                return
         except OSError as exc:
             self._flush_failure = exc
+            return
+        with self._lock:
+            for arriving, length in lengths.items():
+                # What an earlier flush could not write is not tried again: this one tells nothing of it.
+                if arriving in self._growing and not self._flush_failure:
+                    self._growing[arriving](length)
+
+    def _ended(self, arriving: "Arriving") -> None:
+        with self._lock:
+            self._growing.pop(arriving, None)
 
     def _folder(self, parent: str, *, make: bool) -> "_Folder":
         # A manifest comes folder by folder: the one that this thread used last is nearly always the one it needs.
@@ -165,19 +203,27 @@ class Arriving:
     """A file being written under a temporary name. Ends with `finish` or `abandon`."""
 
     def __init__(
-        self, folder: "_Folder", name: str, wrote: Callable[[int], None], *, temporary: str | None = None
+        self,
+        folder: "_Folder",
+        name: str,
+        wrote: Callable[[int], None],
+        *,
+        temporary: str | None = None,
+        ended: Callable[["Arriving"], None] | None = None,
     ) -> None:
-        self._folder, self._name, self._wrote = folder, name, wrote
+        self._folder, self._name, self._wrote, self._ended = folder, name, wrote, ended
         self._temporary = temporary or TEMPORARY + secrets.token_hex(6)
         self._fd = _own_part(folder, temporary) if temporary else folder.open(self._temporary, _CREATE)
+        self.length = os.fstat(self._fd).st_size if temporary else 0
 
     def reader(self) -> int:
         """A descriptor to read what has been written so far."""
         return self._folder.open(self._temporary, READ)
 
-    def restart(self) -> None:
-        """Forget what was written."""
-        os.ftruncate(self._fd, 0)
+    def restart(self, length: int = 0) -> None:
+        """Forget what was written behind `length`."""
+        os.ftruncate(self._fd, length)
+        self.length = length
 
     def leave(self) -> None:
         """Stop here; the next attempt may go on."""
@@ -188,6 +234,7 @@ class Arriving:
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view[:_PIECE]) :]
+        self.length += len(data)
         self._wrote(len(data))
 
     def sync(self) -> None:
@@ -219,6 +266,8 @@ class Arriving:
         # Never twice: another thread may have been given the number meanwhile.
         fd, self._fd = self._fd, -1
         if fd >= 0:
+            if self._ended:
+                self._ended(self)
             os.close(fd)
 
 

@@ -12,7 +12,7 @@ from lading.errors import AccessDenied, Corrupted, LadingError, OutOfSpace, Sour
 from lading.ports import Settings
 from transport.logins import password
 from transport.placing import PlacingTransport
-from transport.remote import Body, RemoteFile, RemoteTraits, part_path
+from transport.remote import BLOCK, Body, RemoteFile, RemoteTraits, part_path
 
 ERRORS: Mapping[str, LadingError | ValueError] = {
     "denied": AccessDenied("no way in", safe="all of it", next_command="lading doctor"),
@@ -105,7 +105,10 @@ class FolderFiles:
 
     def read(self, path: str, offset: int = 0) -> Iterator[bytes]:
         """See the role."""
-        yield (self._root / path).read_bytes()[offset:]
+        with (self._root / path).open("rb") as file:
+            file.seek(offset)
+            while block := file.read(BLOCK):
+                yield block
 
     def digests(self, path: str, algorithms: tuple[str, ...]) -> Mapping[str, str]:  # noqa: ARG002
         """None."""
