@@ -24,17 +24,21 @@ _NAMED = 200
 class Asking:
     """What is to be asked of the senders of one route; noted in `folder` before anything is done about it.
 
+    Each `source` has a folder of its own in it: where the route fetches from now, nobody is told what is in another place.
+
     The seal goes before the receipt comes: an agent that heard first would find its own seal, and take the delivery for carried.
     """
 
-    def __init__(self, folder: Path, files: Watched, clock: Callable[[], float]) -> None:
-        self._folder, self._files, self._clock = folder, files, clock
+    def __init__(self, folder: Path, source: str, files: Watched, clock: Callable[[], float]) -> None:
+        word = hashlib.blake2b(source.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+        self._before, self._folder = folder, folder / word
+        self._files, self._clock = files, clock
 
     def note(self, seal: bytes, damage: Corrupted, route: str) -> None:
         """The delivery that `seal` seals has damaged files. Durable on return."""
         with translating(f"cannot write into {self._folder}", TARGET):
             self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._folder.parent, prefix="papers-") as folder:
+            with tempfile.TemporaryDirectory(dir=self._before.parent, prefix="papers-") as folder:
                 (Path(folder) / SEAL_NAME).write_bytes(seal)
                 sealed = read_seal(Path(folder))
             below = f"{Slot(sealed.delivery).data}/"
@@ -60,7 +64,8 @@ class Asking:
     def tell(self) -> None:
         """Ask what is noted. Again after a crash: a sender that is asked twice compares twice, and sends nothing more."""
         with translating(f"cannot read {self._folder}", TARGET):
-            noted = sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []
+            # Notes directly in it are older than the sources' own folders, and of the one that is fetched from.
+            noted = [file for place in (self._before, self._folder) for file in sorted(place.glob("*.json"))]
         for file in noted:
             receipt = parse_receipt(file.read_text(encoding="ascii"))
             self._files.remove(f"{Slot(receipt.delivery).path}/{SEAL_NAME}")

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from lading.errors import AccessDenied, Corrupted, LadingError, SourceChanged, Unreachable
 from lading.listing.digests import Digest, begun
-from lading.ports import Progress
+from lading.ports import NoProgress, Progress
 from transport.bodies import Folder
 from transport.crew import Crew
 from transport.fetch_ledger import Ledger, LedgerJournal, Row
+from transport.fetch_parts import Parts
 from transport.foreign import SOURCE, TARGET, shown, translating
 from transport.landing import Arriving, Landing
 from transport.pacing import Pace
@@ -27,6 +28,7 @@ PROVEN = "proven"
 """Beside the digests in the ledger: by which of the server's own checksums the way was proven, or ""."""
 
 _COMPARABLE = ("sha256", "sha512", "sha1", "md5")
+_BOOT = "boot"  # journal: in which boot of this machine a service began to bring the files
 _BATCH_FILES = 32
 _BATCH_BYTES = 8 << 20
 
@@ -50,9 +52,11 @@ class Bringing:
         algorithms: tuple[str, ...],
         pace: Pace,
         progress: Progress,
+        boot: str,
         mtime_ns: Callable[[Row], int | None] = listed_time,
     ) -> None:
-        self._place, self._folder, self._landing = place, folder, landing
+        self._place, self._folder = place, folder
+        self._parts = Parts(landing, ledger, delivery, boot)
         self._ledger, self._delivery = ledger, delivery
         self._algorithms = ("sha256", *(name for name in algorithms if name != "sha256"))
         self._pace, self._progress, self._mtime_ns = pace, progress, mtime_ns
@@ -97,11 +101,13 @@ class Bringing:
     def _attempt(self, files: Watched, row: Row, *, anew: bool) -> Mapping[str, str]:
         doing = f"cannot write {shown(row.path)} into the inbox"
         changed_at = self._changed_at(files, row)
+        which = _which(row, changed_at)
         with translating(doing, TARGET):
-            arriving, reader = self._landing.resume(row.path, _which(row, changed_at))
+            arriving, reader = self._parts.resume(row, which)
         try:
             wanted, offset, first, blocks = self._begun(files, row, arriving, reader, anew=anew)
             with closing(blocks):  # before anything else is asked of this connection
+                self._parts.grows(row, which, arriving)
                 self._pump(chain(first, blocks), row, arriving, wanted, offset)
             digests = {name: digest.hexdigest() for name, digest in wanted.items()}
             proven = self._proven(files, row, digests)
@@ -221,17 +227,30 @@ def bring_handed_over(
     *,
     algorithms: Iterable[str],
     progress: Progress,
+    boot: str,
 ) -> None:
     """Have the place's own service bring what the ledger lists and does not have below `root`; read here what came.
+
+    What it brought before this machine was started again is asked for once more: the service compares it with the source, and
+    we could only list what a power cut has left.
 
     Raises what `HandsOver.hand_over` raises, SourceChanged for a file that is not there or not of the listed size, and Corrupted
     for one that is not what the service says it brought.
     """
     names = ("sha256", *(name for name in algorithms if name != "sha256"))
     journal = LedgerJournal(ledger, delivery)
+    with translating(f"cannot look into {root}", TARGET):
+        doubtful = journal.recall(_BOOT) != boot and any(root.iterdir())
+    if not doubtful:
+        journal.note(_BOOT, boot)
     for rows in _batches(ledger.files(delivery, missing=True), most_files=place.at_once, most_bytes=None):
         files = [RemoteFile(row.path, row.size, row.mtime, version=row.version) for row in rows]
         theirs = place.hand_over(folder, files, root, journal, progress)
+        if doubtful:
+            place.forget(journal)
+            theirs = place.hand_over(folder, files, root, journal, NoProgress())
+            journal.note(_BOOT, boot)
+            doubtful = False
         below = Folder(root)
         try:
             for start in range(0, len(rows), _BATCH_FILES):
@@ -242,6 +261,16 @@ def bring_handed_over(
         finally:
             below.close()
             place.forget(journal)
+
+
+def look_again(landing: Landing, ledger: Ledger, delivery: str) -> None:
+    """What the ledger has as here, and is not: a power cut, or somebody, took it. It is brought again."""
+    gone: list[str] = []
+    for row in ledger.files(delivery, here=True):
+        with translating(f"cannot look at {shown(row.path)}", TARGET):
+            if landing.size(row.path) != row.size:
+                gone.append(row.path)
+    ledger.lost(delivery, gone)
 
 
 def hash_here(root: Path, ledger: Ledger, delivery: str, algorithms: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from lading.manifest import Entry
 from lading.ports import Progress
 from lading.seal import is_sealed, label_findings, seal
 from lading.template import Template
-from transport.fetch_files import PROVEN, Bringing, bring_handed_over, hash_here
+from transport.fetch_files import PROVEN, Bringing, bring_handed_over, hash_here, look_again
 from transport.fetch_ledger import Ledger, Progressing, Remembered, Row, changed
 from transport.fetch_look import (
     Choice,
@@ -182,6 +182,7 @@ class ForeignRound:
             with translating(f"cannot open {slot}", TARGET):
                 landing = Landing(slot / "data")
             with landing:
+                look_again(landing, self._ledger, delivery)
                 self._bring_files(known.path, delivery, landing, slot, progress)
                 if self.look(known.path).fingerprint != look.fingerprint:
                     raise SourceChanged(f"{known.path} changed while it was fetched")
@@ -212,6 +213,7 @@ class ForeignRound:
                 delivery,
                 algorithms=setting.algorithms,
                 progress=progress,
+                boot=setting.boot,
             )
             return
         if isinstance(setting.place, CopiesTrees):
@@ -231,6 +233,7 @@ class ForeignRound:
             algorithms=setting.algorithms,
             pace=setting.pace,
             progress=progress,
+            boot=setting.boot,
         ).bring()
 
     def _told(self, known: Remembered) -> Remembered:

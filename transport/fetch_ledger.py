@@ -1,7 +1,8 @@
 """What a route has seen and fetched from a remote place: one SQLite file per route, so that a restart goes on where it was.
 
-`folders` is one line per remote session folder or sealed delivery; `files` is the list of the one that is being brought, in the
-order of a manifest: it is sorted on the disk, however many files there are, and remembers which of them are here; `notes` is what a
+`seen` is one line per remote session folder or sealed delivery of one source (a route whose place changes has several); `files`
+is the list of the one that is being brought, in the order of a manifest: it is sorted on the disk, however many files there are,
+and remembers which of them are here; `parts` says of files that are half here what a power cut has not damaged; `notes` is what a
 place must know again after a crash.
 """
 
@@ -10,7 +11,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -21,10 +22,16 @@ from lading.manifest import order_key
 from transport.remote import RemoteFile
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS folders (path TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS seen (
+    source TEXT NOT NULL, path TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (source, path)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS files (
     delivery TEXT NOT NULL, key BLOB NOT NULL, path TEXT NOT NULL, size INTEGER NOT NULL, mtime REAL, version TEXT NOT NULL,
     offered TEXT NOT NULL, digests TEXT NOT NULL DEFAULT '', round INTEGER NOT NULL, PRIMARY KEY (delivery, key)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parts (
+    delivery TEXT NOT NULL, key BLOB NOT NULL, which TEXT NOT NULL, boot TEXT NOT NULL, durable INTEGER NOT NULL,
+    PRIMARY KEY (delivery, key)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS notes (
     delivery TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (delivery, key)
@@ -80,11 +87,23 @@ class Row:
     digests: Mapping[str, str] = field(default_factory=dict)
 
 
-class Ledger:
-    """The memory of one route in the file `path`. For several threads. Raises EngineError when it cannot be used."""
+@dataclass(frozen=True, slots=True)
+class PartNote:
+    """A part of the content `which`: the boot of this machine that wrote it, and the length that survives another one."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    which: str
+    boot: str
+    durable: int
+
+
+class Ledger:
+    """The memory of one route in the file `path`. For several threads. Raises EngineError when it cannot be used.
+
+    `source` is where the route fetches from now: what was seen elsewhere under the same names is kept, and is none of ours.
+    """
+
+    def __init__(self, path: Path, source: str) -> None:
+        self._path, self._source = path, _text(source)
         self._lock = threading.Lock()
         with self._translating():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +112,7 @@ class Ledger:
             # A power cut may take the last notes, never the order: what they said is seen again in the slot and at the source.
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_TABLES)
+            self._take_over()
 
     def close(self) -> None:
         """Let go of the file."""
@@ -102,12 +122,17 @@ class Ledger:
     def all(self) -> list[Remembered]:
         """Every folder, by path."""
         with self._translating():
-            return [_remembered(row[0]) for row in self._db.execute("SELECT record FROM folders ORDER BY path")]
+            return [
+                _remembered(row[0])
+                for row in self._db.execute("SELECT record FROM seen WHERE source = ? ORDER BY path", (self._source,))
+            ]
 
     def get(self, path: str) -> Remembered | None:
         """The folder at `path`, if it was seen."""
         with self._translating():
-            row = self._db.execute("SELECT record FROM folders WHERE path = ?", (_text(path),)).fetchone()
+            row = self._db.execute(
+                "SELECT record FROM seen WHERE source = ? AND path = ?", (self._source, _text(path))
+            ).fetchone()
         return _remembered(row[0]) if row else None
 
     def put(self, folder: Remembered) -> Remembered:
@@ -115,14 +140,15 @@ class Ledger:
         record = asdict(folder) | {"findings": [f.as_dict() for f in folder.findings]}
         with self._translating():
             self._db.execute(
-                "INSERT OR REPLACE INTO folders VALUES (?, ?)", (_text(folder.path), json.dumps(record, sort_keys=True))
+                "INSERT OR REPLACE INTO seen VALUES (?, ?, ?)",
+                (self._source, _text(folder.path), json.dumps(record, sort_keys=True)),
             )
         return folder
 
     def forget(self, path: str) -> None:
         """Nothing is known of `path` any more."""
         with self._translating():
-            self._db.execute("DELETE FROM folders WHERE path = ?", (_text(path),))
+            self._db.execute("DELETE FROM seen WHERE source = ? AND path = ?", (self._source, _text(path)))
 
     def list_files(self, delivery: str, files: Iterable[RemoteFile]) -> None:
         """Make `files` (paths relative to their session) the list of `delivery`; what is here of them stays noted."""
@@ -152,15 +178,16 @@ class Ledger:
         with self._translating():
             self._db.execute("DELETE FROM files WHERE delivery = ? AND round <> ?", (delivery, round_))
 
-    def files(self, delivery: str, *, missing: bool = False) -> Iterator[Row]:
-        """The list, in the order of a manifest; only what is not here yet when `missing`. Streams."""
+    def files(self, delivery: str, *, missing: bool = False, here: bool = False) -> Iterator[Row]:
+        """The list, in the order of a manifest; only what is not here yet when `missing`, only what is when `here`. Streams."""
         last = b""
         while True:
             with self._translating():
                 rows = self._db.execute(
                     "SELECT key, path, size, mtime, version, offered, digests FROM files"
-                    " WHERE delivery = ? AND key > ? AND (digests = '' OR NOT ?) ORDER BY key LIMIT ?",
-                    (delivery, last, missing, _AT_ONCE),
+                    " WHERE delivery = ? AND key > ? AND (digests = '' OR NOT ?) AND (digests <> '' OR NOT ?)"
+                    " ORDER BY key LIMIT ?",
+                    (delivery, last, missing, here, _AT_ONCE),
                 ).fetchall()
             if not rows:
                 return
@@ -177,27 +204,68 @@ class Ledger:
                 "UPDATE files SET digests = ? WHERE delivery = ? AND key = ?",
                 [(json.dumps(dict(digests)), delivery, order_key(path)) for path, digests in done],
             )
+            self._db.executemany(
+                "DELETE FROM parts WHERE delivery = ? AND key = ?", [(delivery, order_key(path)) for path, _ in done]
+            )
+
+    def lost(self, delivery: str, paths: Iterable[str]) -> None:
+        """These files are not here any more."""
+        with self._translating(), self._transaction():
+            self._db.executemany(
+                "UPDATE files SET digests = '' WHERE delivery = ? AND key = ?",
+                [(delivery, order_key(path)) for path in paths],
+            )
+
+    def part(self, delivery: str, path: str) -> PartNote | None:
+        """What was noted last of the part of the file `path`."""
+        with self._translating():
+            row = self._db.execute(
+                "SELECT which, boot, durable FROM parts WHERE delivery = ? AND key = ?", (delivery, order_key(path))
+            ).fetchone()
+        return PartNote(*row) if row else None
+
+    def note_part(self, delivery: str, path: str, note: PartNote, *, durably: bool) -> None:
+        """Remember it. A power cut may take it back to what was noted before, unless `durably`."""
+        with self._translating(), self._durably() if durably else nullcontext():
+            self._db.execute(
+                "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?)",
+                (delivery, order_key(path), note.which, note.boot, note.durable),
+            )
 
     def drop_files(self, delivery: str) -> None:
         """The list is no longer needed, nor are the notes about the way."""
         with self._translating():
-            self._db.execute("DELETE FROM files WHERE delivery = ?", (delivery,))
-            self._db.execute("DELETE FROM notes WHERE delivery = ?", (delivery,))
+            for table in ("files", "parts", "notes"):
+                self._db.execute(f"DELETE FROM {table} WHERE delivery = ?", (delivery,))  # noqa: S608 - names of ours
 
     def note(self, delivery: str, key: str, value: str) -> None:
         """Remember `value` about `delivery`. On return it survives a power cut."""
-        with self._translating():
-            self._db.execute("PRAGMA synchronous=FULL")
-            try:
-                self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", (delivery, key, value))
-            finally:
-                self._db.execute("PRAGMA synchronous=NORMAL")
+        with self._translating(), self._durably():
+            self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", (delivery, key, value))
 
     def recall(self, delivery: str, key: str) -> str | None:
         """The last value noted about `delivery` under `key`, or None."""
         with self._translating():
             row = self._db.execute("SELECT value FROM notes WHERE delivery = ? AND key = ?", (delivery, key)).fetchone()
         return str(row[0]) if row else None
+
+    def _take_over(self) -> None:
+        """What was remembered before sources were told apart belongs to the one of now."""
+        there = "SELECT 1 FROM sqlite_master WHERE name = 'folders'"
+        if not self._db.execute(there).fetchone():
+            return
+        with self._transaction():
+            if self._db.execute(there).fetchone():  # another process may have done it meanwhile
+                self._db.execute("INSERT OR IGNORE INTO seen SELECT ?, path, record FROM folders", (self._source,))
+                self._db.execute("DROP TABLE folders")
+
+    @contextmanager
+    def _durably(self) -> Iterator[None]:
+        self._db.execute("PRAGMA synchronous=FULL")
+        try:
+            yield
+        finally:
+            self._db.execute("PRAGMA synchronous=NORMAL")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from lading.ports import Progress
 from lading.seal import MAX_SEAL_BYTES, PAPERS, SEAL_NAME, Seal, read_seal
 from transport.bodies import FileBody, Folder, SmallBody
 from transport.fetch_asking import Asking
-from transport.fetch_files import Bringing, hash_here
+from transport.fetch_files import Bringing, hash_here, look_again
 from transport.fetch_foreign import still_answers
 from transport.fetch_ledger import Ledger, Progressing, Remembered, changed
 from transport.fetch_look import HostileName, folders_in, refused
@@ -43,7 +43,7 @@ class WaypointRound:
     ) -> None:
         self._setting, self._ledger, self._files, self._progress = setting, ledger, files, progress
         self._clock = clock
-        self._asking = Asking(setting.state / "fetch" / f"{setting.route}-asking", files, clock)
+        self._asking = Asking(setting.state / "fetch" / f"{setting.route}-asking", setting.source, files, clock)
 
     def run(self, only: str = "") -> list[Remembered]:
         """Bring what is sealed (or `only` that delivery), write receipts back. What was looked at."""
@@ -154,6 +154,7 @@ class WaypointRound:
         with translating(f"cannot open {slot}", TARGET):
             landing = Landing(slot / "data")
         with landing:
+            look_again(landing, self._ledger, delivery)
             if isinstance(setting.place, CopiesTrees):
                 self._copy_tree(setting.place, delivery, manifest.summary.algorithms, slot / "data", landing)
             else:
@@ -173,6 +174,7 @@ class WaypointRound:
             algorithms=algorithms,
             pace=setting.pace,
             progress=self._progress,
+            boot=setting.boot,
             mtime_ns=lambda row: int(row.version),
         ).bring()
 

@@ -29,6 +29,7 @@ from lading.seal import MAX_SEAL_BYTES
 from lading.staging import sentinel
 from lading.template import Template
 from transport.bodies import SmallBody
+from transport.boot import this_boot
 from transport.fetch_deadlines import DAY_S, Near, step_at, steps, warnings_at
 from transport.fetch_ledger import Ledger, Progressing, Remembered
 from transport.fetch_look import Choice, Look
@@ -97,6 +98,12 @@ class Fetching:
     algorithms: tuple[str, ...] = ()
     priority: int = 0
     pace: Pace = field(default_factory=Unpaced)
+    boot: str = field(default_factory=this_boot)
+
+    @property
+    def source(self) -> str:
+        """What tells the place from another one, whichever way it is written."""
+        return self.place.name.rstrip("/")
 
 
 class Fetcher:
@@ -211,7 +218,7 @@ class Fetcher:
         return self._folder / f"{self._setting.route}.sqlite"
 
     def _ledger(self) -> Ledger:
-        return Ledger(self._ledger_path)
+        return Ledger(self._ledger_path, self._setting.source)
 
     @contextmanager
     def _connected(self) -> Iterator[Watched]:

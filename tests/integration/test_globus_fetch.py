@@ -42,9 +42,9 @@ class Bench:
         config = structure(settings, GlobusFetchConfig, where="fetch")
         return kind(config, state=self.state, most_paths=most_paths)
 
-    def fetcher(self, place=None):
+    def fetcher(self, place=None, **changes):
         config = FetchConfig(template=TEMPLATE, quiet=60.0)
-        setting = Fetching("aps", place or self.place(), config, self.inbox, self.state, algorithms=("md5",))
+        setting = Fetching("aps", place or self.place(), config, self.inbox, self.state, algorithms=("md5",), **changes)
         return Fetcher(setting, clock=lambda: self.now)
 
     def settled(self, fetcher=None):
@@ -66,7 +66,7 @@ class Bench:
         return self.world.requests.count("POST /v0.10/transfer")
 
     def note(self, delivery):
-        ledger = Ledger(self.state / "fetch" / "aps.sqlite")
+        ledger = Ledger(self.state / "fetch" / "aps.sqlite", "")
         try:
             return json.loads(LedgerJournal(ledger, delivery).recall(TASK) or "{}")
         finally:
@@ -209,7 +209,7 @@ def test_a_submission_noted_without_its_task_gets_a_new_id_when_it_is_forgotten(
     bench.world.tasks[note["task"]].cancelled.set()
     bench.world.forget(note["task"])
     bench.world.submissions.clear()
-    ledger = Ledger(bench.state / "fetch" / "aps.sqlite")
+    ledger = Ledger(bench.state / "fetch" / "aps.sqlite", "")
     LedgerJournal(ledger, stuck.delivery).note(TASK, json.dumps({**note, "task": ""}))
     ledger.close()
 
@@ -260,6 +260,25 @@ def test_a_kill_between_arrival_and_the_first_look_asks_globus_nothing_new(bench
 
     assert fetched.state is Progressing.FETCHED
     assert bench.submitted() == 1
+    assert trees.look(bench.parcel().root) == trees.look(bench.source)
+
+
+def test_what_globus_brought_before_this_machine_was_started_again_is_asked_for_once_more(bench):
+    # Seen: where Globus tells no checksums, what a power cut had left was listed and sealed.
+    def power_cut(into):
+        victim = next(into.rglob("*.dcm"))
+        info = victim.stat()
+        victim.write_bytes(bytes(info.st_size))
+        os.utime(victim, ns=(info.st_mtime_ns,) * 2)
+        raise KeyboardInterrupt
+
+    bench.world.faults.tells_checksums = False
+    with pytest.raises(KeyboardInterrupt):
+        bench.settled(bench.fetcher(_meddling(bench, power_cut)))
+    fetched = bench.again(bench.fetcher(boot="the next one"))
+
+    assert fetched.state is Progressing.FETCHED
+    assert bench.submitted() == 2
     assert trees.look(bench.parcel().root) == trees.look(bench.source)
 
 

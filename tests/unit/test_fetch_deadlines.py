@@ -33,7 +33,7 @@ class Scene:
         place = RsyncSource(RsyncConfig(target=str(folder)))
         setting = Fetching("aps", place, FetchConfig(**config), self.inbox, self.state)
         self.fetcher = Fetcher(setting, clock=lambda: self.now)
-        self.ledger = Ledger(self.state / "fetch" / "aps.sqlite")
+        self.ledger = Ledger(self.state / "fetch" / "aps.sqlite", setting.source)
         mail = MailConfig(
             server="127.0.0.1", port=server.port, security="plain", sender="lading@example.org", admin=(ADMIN,), labels=labels
         )  # fmt: skip

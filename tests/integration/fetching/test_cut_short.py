@@ -163,6 +163,27 @@ def test_what_a_power_cut_left_of_rsync_is_not_believed(scene, monkeypatch):
     assert trees.look(scene.accepted()[0].root) == trees.look(source)
 
 
+def killed(*_, **__):
+    raise Killed
+
+
+def test_a_file_that_is_lost_here_before_the_seal_is_fetched_again(any_scene, monkeypatch):
+    # Seen: what a power cut, or somebody, had taken out of the slot kept the delivery "being fetched" for ever.
+    scene = any_scene
+    source = trees.plain_tree(scene.remote / SESSION)
+    with monkeypatch.context() as patched:
+        patched.setattr(fetch_foreign.manifest, "write", killed)
+        with pytest.raises(Killed):
+            scene.settled(scene.fetcher())
+    (victim,) = scene.inbox.root.glob(".lading/incoming/*/data/series-0/image-0000.dcm")
+    victim.unlink()
+
+    (found,) = scene.fetcher().round()
+
+    assert (found.state, found.note) == (Progressing.FETCHED, "")
+    assert trees.look(scene.accepted()[0].root) == trees.look(source)
+
+
 def test_what_came_back_damaged_and_left_the_source_meanwhile_is_told(any_scene):
     # Seen: it was "fetched", and its slot waited for a sender that had nothing more to send.
     scene = any_scene
