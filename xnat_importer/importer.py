@@ -119,11 +119,8 @@ class XnatImporter:
         target, contents, repository = errand.target, errand.contents, errand.repository
         for entry, reason in contents.skipped:
             yield readback.filtered(entry, reason)
-        archived = _as_recorded(record) or repository.archived(target.project, target.session)
-        stored = None
-        if archived is not None:
-            repository.refresh(archived)
-            stored = self._stored(errand, archived)
+        archived = self._read_anew(target, record)
+        stored = self._stored(errand, archived) if archived is not None else None
         if archived is not None and stored is not None:
             if contents.dicom:
                 yield from readback.dicom(errand, contents.dicom, stored, lambda: self._rewrites(target.project))
@@ -141,10 +138,17 @@ class XnatImporter:
         errand = self._errand(parcel, target, _NoJournal(), contents)
         for entry, reason in contents.skipped:
             yield readback.filtered(entry, reason)
-        archived = _as_recorded(record) or self._repository.archived(target.project, target.session)
-        if archived is not None and not self._repository.refresh(archived):
-            archived = self._repository.archived(target.project, target.session)
-        yield from withdrawn.outcomes(errand, archived)
+        yield from withdrawn.outcomes(errand, self._read_anew(target, record))
+
+    def _read_anew(self, target: Target, record: ImportRecord) -> Archived | None:
+        """The session, after XNAT has read its files again: the recorded one, or whichever has its label since that was deleted."""
+        recorded = _as_recorded(record)
+        if recorded is not None and self._repository.refresh(recorded):
+            return recorded
+        found = self._repository.archived(target.project, target.session)
+        if found is not None and (recorded is None or found.id != recorded.id):
+            self._repository.refresh(found)
+        return found
 
     def _stored(self, errand: Errand, archived: Archived) -> list[Stored] | None:
         """The files of the session's scans, None when there is no such session of that subject.

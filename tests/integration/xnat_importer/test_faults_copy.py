@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import httpx
 import pytest
 
 from lading.delivery import Labels, Outcome, Parcel
@@ -10,7 +11,7 @@ from lading.errors import LadingError, Refused
 from lading.testing.dicom import new_study, write_series
 from lading.testing.importer_suite import all_verified, by_path, carry_out
 from lading.testing.parcels import publish, read_files
-from lading.testing.xnat_world import XnatWorld
+from lading.testing.xnat_world import USERS, XnatWorld
 
 
 def without_md5(world: XnatWorld, tmp_path: Path, *, companions: dict[str, bytes], images: int = 0) -> Parcel:
@@ -72,6 +73,21 @@ def test_what_was_withdrawn_from_the_inbox_can_still_be_read_back(world: XnatWor
     shutil.rmtree(parcel.root)
 
     outcomes = by_path(world.importer().verify(parcel, record))
+
+    assert all_verified(outcomes, parcel)
+
+
+@pytest.mark.parametrize("is_withdrawn", [False, True])
+def test_a_session_that_was_deleted_and_made_anew_is_read_back(world: XnatWorld, is_withdrawn: bool) -> None:
+    parcel = world.parcel(images=2, companions=["a.txt"])
+    first = carry_out(world.importer(), parcel)
+    session = f"{world.sandbox.url}/data/experiments/{first.target['experiment']}"
+    httpx.delete(session, params={"removeFiles": "true"}, auth=("admin", USERS["admin"])).raise_for_status()
+    assert carry_out(world.importer(), parcel).target["experiment"] != first.target["experiment"]
+    if is_withdrawn:
+        shutil.rmtree(parcel.root)
+
+    outcomes = by_path(world.importer().verify(parcel, first))
 
     assert all_verified(outcomes, parcel)
 
