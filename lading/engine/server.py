@@ -91,13 +91,6 @@ class _WorkerProcess:
     def _start(self) -> None:
         command = [sys.executable, "-m", "lading.engine.worker", "--config", str(self.config.file)]
         self.started = time.monotonic()
-
-    def _forget(self) -> None:
-        if self.process is not None and self.process.stdin is not None:
-            self.process.stdin.close()
-        self.process = None
-
-    def ask_to_stop(self) -> None:
         try:
             self.process = subprocess.Popen(
                 [*command, "--parts", self.parts, "--supervised"],
@@ -106,6 +99,13 @@ class _WorkerProcess:
         except OSError as exc:  # out of memory, of processes or of files for the moment: the other workers go on
             self.pause = min(_LONGEST_RESTART_S, max(0.5, self.pause * 2))
             _log.warning("worker not started", note=exc.strerror or str(exc), again_in=self.pause)
+
+    def _forget(self) -> None:
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process = None
+
+    def ask_to_stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
 
