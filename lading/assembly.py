@@ -186,7 +186,8 @@ class _ServerParts:
                 if self._left_out.get(name) != exc.message:
                     log.warning("inbox left out", inbox=name, code=exc.code, error=exc.message)
                 self._left_out[name] = exc.message
-        return self._opened
+        # A copy: another thread may open one more, that was mounted just now, while the caller goes through them.
+        return dict(self._opened)
 
     @property
     def limits(self) -> Mapping[str, int]:

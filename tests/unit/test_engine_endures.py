@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lading.assembly import server_parts
+from lading.config import Config, InboxConfig
 from lading.engine import chores, server
 from lading.engine.chores import Chores
 from lading.inbox import BareFolder, Inbox
@@ -62,3 +64,15 @@ def test_a_chore_that_meets_a_fault_nobody_foresaw_is_done_again(
         assert went_on.wait(30)
     finally:
         made.stop()
+
+
+def test_an_inbox_that_is_mounted_while_the_others_are_gone_through(tmp_path: Path) -> None:
+    """Its first visitor may be another thread; going through them raised RuntimeError, and the server ended."""
+    folders = {name: InboxConfig(path=tmp_path / name) for name in ("first", "late")}
+    Inbox.create(tmp_path / "first")
+    parts = server_parts(Config(home=tmp_path / "home", inboxes=folders))
+    going_through = iter(parts.inboxes.items())
+    Inbox.create(tmp_path / "late")
+
+    assert set(parts.inboxes) == {"first", "late"}  # as the other thread sees it
+    assert [name for name, _ in going_through] == ["first"]
