@@ -1,5 +1,6 @@
 """Puts the parts together from the settings. The only place that knows everyone."""
 
+import json
 import os
 import secrets
 import threading
@@ -320,6 +321,15 @@ def program_heartbeats(config: Config) -> list[tuple[str, float | None, str]]:
     if config.agent.watch:
         found.append(("agent", 0.0 if agent_lock(config.home).holder() else None, "lading agent run"))
     return found
+
+
+def inboxes_in_trouble(config: Config) -> Mapping[str, str]:
+    """What the server that runs here says about inboxes that it leaves to another one, or where it can leave no notice."""
+    try:
+        said = json.loads((config.home / SERVER_HEARTBEAT).read_bytes()).get("inboxes", {})
+        return {str(name): str(words) for name, words in said.items() if name in config.inboxes}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def _age(heartbeat: Path) -> float | None:

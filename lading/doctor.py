@@ -19,7 +19,7 @@ from typing import Literal
 from lading.agent.outbox import CANCELLED_THERE, OUTBOX_NAME, Outbox, Outgoing
 from lading.agent.receipts import kept_receipt
 from lading.agent.reporting import raised
-from lading.assembly import importer_for, make_transport, program_heartbeats
+from lading.assembly import importer_for, inboxes_in_trouble, make_transport, program_heartbeats
 from lading.config import Config, Settings
 from lading.delivery import Stage
 from lading.deposit import deposit_of
@@ -35,6 +35,8 @@ from lading.pulling import near_deadlines
 from lading.reporters import places
 from lading.reporters.office import complaint_file
 from lading.reporters.people import People
+from lading.staging import serving
+from lading.staging.serving import SERVING
 from lading.staging.slots import DEPOSIT_MARK
 from transport.fetch_deadlines import sentence
 
@@ -68,11 +70,18 @@ def pulse(config: Config) -> list[Diagnosis]:
             found.append(Diagnosis(program, "fail", f"no heartbeat for {age:.0f} s", command))
         else:
             found.append(Diagnosis(program, "ok", "running"))
+    found += _left_alone(config)
     try:
         found += _scans(config)
     except LadingError as exc:  # the agent's memory is damaged, or its disk is full
         found.append(Diagnosis("outbox", "fail", exc.message, _next(exc, "")))
     return [*found, *_complaints(config)]
+
+
+def _left_alone(config: Config) -> Iterator[Diagnosis]:
+    """Inboxes that this machine's server does not serve as another one does, or whose notice is in trouble: its own words."""
+    for name, words in inboxes_in_trouble(config).items():
+        yield Diagnosis(f"inbox {name}", "warn", words, f"cat {config.inboxes[name].path / SERVING}")
 
 
 def _complaints(config: Config) -> Iterator[Diagnosis]:
@@ -134,6 +143,7 @@ def examine(config: Config) -> Iterator[Diagnosis]:
     yield from _clock(config)
     for name, inbox in config.inboxes.items():
         yield _guarded(f"inbox {name}", partial(_inbox, inbox.path, inbox.keep_free_gb), f"lading inbox create {name}")
+        yield from _notice(name, inbox.path)
     if config.inboxes:
         yield _guarded("database", partial(_database, config), "lading server run")
     for name, repository in config.repositories.items():
@@ -209,6 +219,16 @@ def _inbox(path: Path, keep_free_gb: float) -> str:
             next_command="lading clean --dry-run",
         )
     return f"{path}, sentinel {opened.id}, {free / GB:.1f} GB free"
+
+
+def _notice(name: str, path: Path) -> Iterator[Diagnosis]:
+    try:
+        serving.read(path)
+    except ValueError as exc:
+        text = f"{path / SERVING} is nonsense, and ignored: {exc}"
+        yield Diagnosis(f"inbox {name}", "warn", text, f"ls -l {path / SERVING}")
+    except OSError:
+        return  # reported as a fault of the inbox itself
 
 
 def _database(config: Config) -> str:

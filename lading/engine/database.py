@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -108,6 +109,16 @@ def migrate(dsn: str) -> list[str]:
                 _apply(connection, migration, "lading, procrastinate")
                 applied.append(migration.name)
     return applied
+
+
+def identity(dsn: str) -> str:
+    """Which database this is: a random id, made when first asked for. A copy of one that was asked has the same. EngineError."""
+    with connect(dsn, "lading identity") as connection, recording("asking the database for its identity"):
+        connection.execute("INSERT INTO identity (id) VALUES (%s) ON CONFLICT DO NOTHING", (uuid.uuid4(),))
+        found = connection.execute("SELECT id::text FROM identity").fetchone()
+    if found is None:
+        raise EngineError("the database does not say which one it is")
+    return str(found[0])
 
 
 def _own_migrations() -> Iterator[Migration]:

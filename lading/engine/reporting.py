@@ -20,6 +20,7 @@ from lading.engine import database, deliveries
 from lading.engine.database import Connection, recording
 from lading.engine.deliveries import Row
 from lading.engine.parts import Parts
+from lading.engine.serving import ServedParts
 from lading.errors import EngineError, LadingError
 from lading.inbox import Inbox
 from lading.pipeline import IMPORT_RECORD
@@ -110,6 +111,7 @@ def conditions(connection: Connection, config: Config, parts: Parts) -> list[Con
         return [
             *_repositories(connection),
             *_inboxes(connection, config),
+            *_served_elsewhere(parts),
             *_senders(connection, config),
             *(
                 Condition(
@@ -148,6 +150,14 @@ def _inboxes(connection: Connection, config: Config) -> Iterator[Condition]:
                 detail=f"{exc.message}. {plural(int(row[0]) if row else 0, 'delivery')} in it wait.",
                 next_command="lading inbox list",
             )  # fmt: skip
+
+
+def _served_elsewhere(parts: Parts) -> Iterator[Condition]:
+    for name, words in parts.keeper.elsewhere.items() if isinstance(parts, ServedParts) else ():
+        yield Condition(
+            f"served/{name}", f"two servers were given the inbox {name}", detail=f"{words}. This one leaves it alone.",
+            safe="Nothing is lost: the other server works there.", next_command="lading doctor",
+        )  # fmt: skip
 
 
 def _senders(connection: Connection, config: Config) -> Iterator[Condition]:

@@ -19,8 +19,9 @@ from lading.config import Config
 from lading.engine import admission, database, jobs, postgres, reaper
 from lading.engine.chores import Chores
 from lading.engine.database import Connection
-from lading.engine.parts import FACTORY, Parts, factory
+from lading.engine.parts import FACTORY, factory
 from lading.engine.scanner import Scanner
+from lading.engine.serving import Keeper, ServedParts
 from lading.engine.worker import EXIT_NO_DATABASE
 from lading.errors import ConfigError, EngineError
 
@@ -28,7 +29,9 @@ if sys.platform != "win32":
     import fcntl
 
 HEARTBEAT = "server.json"
-"""Below `home`: `{"pid", "at", "workers", "database"}`, rewritten every few seconds while the server lives."""
+"""Below `home`: `{"pid", "at", "workers", "database", "inboxes"}`, rewritten every few seconds while the server lives.
+
+`inboxes`: those that are left to another server, or where no notice can be given, and why."""
 _SILENT_BEATS = 3
 _TICK_S = 0.25
 _GRACE_S = 15.0
@@ -48,13 +51,17 @@ def serve(config: Config, *, stop: Event, parts: str = FACTORY) -> None:
         database.migrate(dsn)
         workers = [_WorkerProcess(config, parts) for _ in range(config.server.workers)]
         made = factory(parts)(config)
-        chores = Chores(config, dsn, made)
+        keeper = Keeper(database.identity(dsn), made)
+        served = ServedParts(made, keeper)
+        chores = Chores(config, dsn, served)
+        keeper.start()
         chores.start()
         try:
-            _Supervisor(config, dsn, made, workers).run(stop)
+            _Supervisor(config, dsn, served, workers).run(stop)
         finally:
             chores.stop()
             _stop_all(workers)
+            keeper.stop()
             (config.home / HEARTBEAT).unlink(missing_ok=True)
 
 
@@ -135,7 +142,7 @@ def _stop_all(workers: list[_WorkerProcess]) -> None:
 class _Supervisor:
     config: Config
     dsn: str
-    parts: Parts
+    parts: ServedParts
     workers: list[_WorkerProcess]
     connection: Connection | None = None
     limits: dict[str, int] | None = None
@@ -170,13 +177,15 @@ class _Supervisor:
         self.limits = None
         self.connection = connection = database.connect(self.dsn, "lading supervisor")
         self._set_limits(connection)
-        self.scanner.forget()
-        self.scanner.reconcile(connection)
+        served = self._take_up(connection)
         scan = _Every(self.config.server.scan_every)
         look = _Every(1.0)
         wake = _Every(max(5.0, self.config.server.stale_after))
         while True:
             if scan.due():
+                if self.parts.keeper.mine - served:
+                    served = self._take_up(connection)
+                served &= self.parts.keeper.mine
                 self.scanner.scan(connection)
             if look.due():
                 self._set_limits(connection)
@@ -186,6 +195,13 @@ class _Supervisor:
             if wake.due():
                 reaper.wake_idle(connection)
             yield
+
+    def _take_up(self, connection: Connection) -> frozenset[str]:
+        """Compare the inboxes that are ours to serve, which are returned, with what the database knows of them."""
+        served = self.parts.keeper.mine
+        self.scanner.forget()
+        self.scanner.reconcile(connection)
+        return served
 
     def _set_limits(self, connection: Connection) -> None:
         """How many imports each repository may have at this hour."""
@@ -209,8 +225,11 @@ class _Supervisor:
 
     def _beat(self, **state: str) -> None:
         pids = [worker.process.pid for worker in self.workers if worker.process is not None]
+        keeper = self.parts.keeper
+        said = dict(keeper.troubles) | dict(keeper.elsewhere)
         _replace(
-            self.config.home / HEARTBEAT, json.dumps({"pid": os.getpid(), "at": time.time(), "workers": pids} | state)
+            self.config.home / HEARTBEAT,
+            json.dumps({"pid": os.getpid(), "at": time.time(), "workers": pids, "inboxes": said} | state),
         )
 
 

@@ -21,6 +21,7 @@ from lading.engine.deliveries import REFUSED_NOTE, Change, Ready, Row, Supersede
 from lading.engine.errands import ERRANDS
 from lading.engine.judge import PATIENCE, judge, patient_wait_s
 from lading.engine.parts import Parts
+from lading.engine.serving import Onlooker
 from lading.errors import ConfigError, Corrupted, EngineError, LadingError, NotVerified, Rejected, TargetUnavailable
 from lading.findings import Finding
 from lading.inbox import Inbox
@@ -40,6 +41,7 @@ class Desk:
     pool: Pool
     parts: Parts
     stopping: Event = field(default_factory=Event)
+    onlooker: Onlooker | None = None
 
     def do(self, job: jobs.Job) -> None:
         """Do the job, or find that it is no longer ours to do. Raises EngineError when it cannot be recorded.
@@ -83,7 +85,7 @@ def _do(connection: Connection, desk: Desk, job: jobs.Job) -> jobs.Job | None:
     try:
         try:
             begun = time.monotonic()
-            work = _work(connection, desk.parts, row)
+            work = _work(connection, desk, row)
             step = ERRANDS[job.step](work) if job.step in ERRANDS else _on_the_line(work, ready.refused)
             return _record(connection, desk, ready, job, replace(step, seconds=time.monotonic() - begun))
         except LadingError as failure:
@@ -222,10 +224,14 @@ class _LazyRoute:
         return self.parts.route(self.name).importer
 
 
-def _work(connection: Connection, parts: Parts, row: Row) -> Work:
+def _work(connection: Connection, desk: Desk, row: Row) -> Work:
+    parts = desk.parts
+    inbox = _inbox(parts, row)
+    if desk.onlooker is not None:
+        desk.onlooker.demand_ours(row.inbox, inbox)
     return Work(
         delivery=row.delivery,
-        inbox=_inbox(parts, row),
+        inbox=inbox,
         route=_LazyRoute(parts, row.route),
         journal=TableJournal(connection, row.id),
         receipt_key=parts.receipt_key,

@@ -22,6 +22,7 @@ from lading import log
 from lading.config import Config, load
 from lading.engine import database, jobs, postgres
 from lading.engine.parts import FACTORY, factory
+from lading.engine.serving import Onlooker
 from lading.engine.steps import Desk, hold
 from lading.errors import EngineError, LadingError, UnexpectedFault
 
@@ -48,7 +49,8 @@ def main(config_path: Path, factory_path: str, *, supervised: bool) -> None:
 def work(config: Config, dsn: str, factory_path: str, *, supervised: bool) -> None:
     """Do jobs until SIGTERM, or until the supervisor is gone. Raises EngineError when the database is not there."""
     concurrency = config.server.concurrency
-    desk = Desk(database.pool(dsn, concurrency + 1), factory(factory_path)(config))
+    onlooker = Onlooker(database.identity(dsn))
+    desk = Desk(database.pool(dsn, concurrency + 1), factory(factory_path)(config), onlooker=onlooker)
     with database.recording("starting a worker"):
         asyncio.run(_serve(desk, dsn, concurrency, supervised=supervised))
     desk.pool.close()
