@@ -115,7 +115,7 @@ class Bringing:
             arriving.abandon()
             raise
         except BaseException:
-            arriving.leave()
+            self._parts.leave(row, which, arriving)
             raise
         with translating(doing, TARGET):
             arriving.finish(self._mtime_ns(row))

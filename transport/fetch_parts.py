@@ -1,13 +1,15 @@
 """How far the part of a file that an interrupted fetch left may be believed.
 
 Within one boot of this machine all of it: what a process wrote is there. After another one, a power cut may have come between: the
-length is right then, and the last block, and in the middle are zeros. So only what was flushed before is gone on with. Nothing is
-flushed for that: a landing does so now and then anyway, and what had come by then is noted.
+length is right then, and the last block, and in the middle are zeros. So only what was flushed before is gone on with: a landing
+flushes now and then anyway, and a part is flushed when it is left. A disk that does not take it then (a full one behind a network
+says so late) is like a power cut.
 """
 
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from lading.errors import EngineError
 from transport.fetch_ledger import Ledger, PartNote, Row
@@ -47,8 +49,20 @@ class Parts:
             self._ledger.note_part(self._delivery, row.path, now, durably=durable < before)
         self._landing.watch(arriving, self._noting(row, which))
 
+    def leave(self, row: Row, which: str, arriving: Arriving) -> None:
+        """Stop here; the next attempt may go on with what the disk took. Raises nothing: there is an error under way already."""
+        self._landing.unwatch(arriving)
+        try:
+            with suppress(EngineError):
+                noted = None if _is_compared_whole(row) else self._ledger.part(self._delivery, row.path)
+                if noted and (noted.which, noted.boot) == (which, self._boot) and arriving.length > noted.durable:
+                    self._ledger.note_part(self._delivery, row.path, _flushed(arriving, noted), durably=False)
+        finally:
+            with suppress(OSError):
+                arriving.leave()
+
     def _sure(self, row: Row, which: str, length: int) -> int:
-        """How much of a part of `length` bytes was not damaged by a power cut."""
+        """How much of a part of `length` bytes is as it was written."""
         if not length or _is_compared_whole(row):
             return length
         noted = self._ledger.part(self._delivery, row.path)
@@ -62,6 +76,16 @@ class Parts:
                 self._ledger.note_part(self._delivery, row.path, PartNote(which, self._boot, length), durably=False)
 
         return durable
+
+
+def _flushed(arriving: Arriving, noted: PartNote) -> PartNote:
+    """What is known of a part that is left."""
+    length = arriving.length
+    try:
+        arriving.sync()
+    except OSError:
+        return replace(noted, boot="")
+    return replace(noted, durable=length)
 
 
 def _is_compared_whole(row: Row) -> bool:

@@ -118,7 +118,7 @@ class Landing:
             name,
             self._wrote,
             temporary=f"{TEMPORARY}{which}",
-            ended=self._ended,
+            ended=self.unwatch,
         )
         return arriving, arriving.reader()
 
@@ -129,6 +129,11 @@ class Landing:
         """
         with self._lock:
             self._growing[arriving] = durable
+
+    def unwatch(self, arriving: "Arriving") -> None:
+        """Nothing more is told of it once this returns."""
+        with self._lock:
+            self._growing.pop(arriving, None)
 
     def keep_only(self, paths: Iterable[str]) -> None:
         """Remove whatever earlier attempts left: every file that is not among `paths`, and folders left empty.
@@ -174,10 +179,6 @@ class Landing:
                 # What an earlier flush could not write is not tried again: this one tells nothing of it.
                 if arriving in self._growing and not self._flush_failure:
                     self._growing[arriving](length)
-
-    def _ended(self, arriving: "Arriving") -> None:
-        with self._lock:
-            self._growing.pop(arriving, None)
 
     def _folder(self, parent: str, *, make: bool) -> "_Folder":
         # A manifest comes folder by folder: the one that this thread used last is nearly always the one it needs.

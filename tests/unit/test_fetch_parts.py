@@ -1,5 +1,6 @@
 """How much of a part is gone on with after the machine was started again: what was flushed before, and nothing else."""
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -25,7 +26,7 @@ DELIVERY = "test-delivery-1"
 
 
 class Cut(Unpaced):
-    """The line breaks after so many bytes, and not before the flush that is under way told `known`."""
+    """The line breaks after so many bytes, and not before `known`."""
 
     def __init__(self, after=SIZE, known=lambda: True):
         self.came, self._after, self._known = 0, after, known
@@ -50,10 +51,10 @@ class Bench:
         self.ledger = Ledger(folder / "partner.sqlite", "a folder")
         self.ledger.list_files(DELIVERY, [RemoteFile(NAME, SIZE, (remote / NAME).stat().st_mtime)])
 
-    def bring(self, pace, *, boot="one", flush_every=1 << 40):
-        with Landing(self.slot, flush_every=flush_every) as landing, suppress(Unreachable):
+    def bring(self, pace, *, boot="one", flush_every=1 << 40, landing=Landing):
+        with landing(self.slot, flush_every=flush_every) as place, suppress(Unreachable):
             Bringing(
-                self.place, "", landing, self.ledger, DELIVERY,
+                self.place, "", place, self.ledger, DELIVERY,
                 algorithms=(), pace=pace, progress=NoProgress(), boot=boot,
             ).bring()  # fmt: skip
         return pace.came
@@ -62,9 +63,16 @@ class Bench:
         noted = self.ledger.part(DELIVERY, NAME)
         return noted.durable if noted else 0
 
-    def flushed(self):
-        """Five MiB came, and some of them were flushed: how much is known to be."""
-        self.bring(Cut(5 * MIB, lambda: self.durable() >= MIB), flush_every=MIB)
+    def power_cut(self, *, boot="one", flushed=0):
+        """Five MiB came, some of them were flushed, and nothing was done after that: how much is known to be flushed."""
+        noted = []
+
+        def known():
+            noted.append(self.ledger.part(DELIVERY, NAME))
+            return self.durable() >= flushed
+
+        self.bring(Cut(5 * MIB, known), boot=boot, flush_every=MIB if flushed else 1 << 40)
+        self.ledger.note_part(DELIVERY, NAME, noted[-1], durably=True)
         return self.durable()
 
     def hole(self, begin, end):
@@ -86,7 +94,7 @@ needs_syncfs = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="
 
 @needs_syncfs
 def test_after_another_boot_what_was_flushed_is_gone_on_with_and_the_rest_is_not(bench):
-    there = bench.flushed()
+    there = bench.power_cut(flushed=MIB)
     bench.hole(there, max(there, 4 * MIB))
 
     came = bench.bring(Cut(), boot="two")
@@ -103,9 +111,36 @@ def test_in_the_same_boot_all_of_it_is_gone_on_with(bench):
     assert (bench.slot / NAME).read_bytes() == bench.source
 
 
+def test_a_part_that_was_left_is_flushed_and_gone_on_with_in_every_boot(bench):
+    bench.bring(Cut(5 * MIB))
+
+    assert bench.bring(Cut(), boot="two") == 3 * MIB
+    assert (bench.slot / NAME).read_bytes() == bench.source
+
+
+class FullDisk(Landing):
+    """Takes what is written, and says when it is flushed that it had no room for it."""
+
+    def resume(self, path, which):
+        arriving, reader = super().resume(path, which)
+        arriving.sync = self._no_room
+        return arriving, reader
+
+    def _no_room(self):
+        raise OSError(errno.ENOSPC, "no room")
+
+
+def test_what_the_disk_did_not_take_is_not_gone_on_with_in_the_same_boot_either(bench):
+    bench.bring(Cut(5 * MIB), landing=FullDisk)
+    bench.hole(MIB, 3 * MIB)
+
+    assert bench.bring(Cut()) == SIZE
+    assert (bench.slot / NAME).read_bytes() == bench.source
+
+
 def test_what_was_not_flushed_before_a_boot_stays_unknown_in_every_later_one(bench):
-    bench.bring(Cut(5 * MIB), boot="one")
-    bench.bring(Cut(5 * MIB), boot="two")
+    bench.power_cut(boot="one")
+    bench.power_cut(boot="two")
     bench.hole(MIB, 3 * MIB)
 
     assert bench.bring(Cut(), boot="three") == SIZE
@@ -124,10 +159,10 @@ def test_a_part_that_no_note_tells_of_is_begun_anew(bench, tmp_path):
 
 @needs_syncfs
 def test_what_was_flushed_of_a_part_says_nothing_about_the_one_that_is_begun_after_it(bench):
-    bench.flushed()
+    bench.power_cut(flushed=MIB)
     (part,) = bench.slot.glob(".in.*")
     part.unlink()
-    bench.bring(Cut(5 * MIB))
+    bench.power_cut()
     bench.hole(MIB, 3 * MIB)
 
     bench.bring(Cut(), boot="two")
