@@ -224,6 +224,11 @@ class Inbox:
         except (Rejected, UnexpectedFault):
             return self._parcel(delivery)  # published by another process between two looks
 
+    def awaits_acceptance(self, delivery: DeliveryId) -> bool:
+        """Whether nothing is proven of it (any more) and nobody has decided about it: it is its sender's, or lies unverified."""
+        decided = (self._slots.accepted, self._slots.quarantine)
+        return not self._is_verified(delivery) and not any(os.path.lexists(place / delivery) for place in decided)
+
     def notes(self, delivery: DeliveryId) -> tuple[Finding, ...]:
         """For the record of a delivery that went well: was its list made here, was its content there already."""
         slot = self._slots.held(delivery)

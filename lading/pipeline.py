@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from lading.delivery import Delivery, FileOutcome, Outcome, Parcel, Receipt, Stage
-from lading.errors import Corrupted, NotVerified, Rejected, Unreachable
+from lading.errors import Corrupted, NotVerified, Rejected, UnexpectedFault, Unreachable
 from lading.findings import Finding, Severity, error, refuses, skips
 from lading.inbox import Inbox
 from lading.ports import Check, Importer, ImportRecord, Journal, Rereading
@@ -88,7 +88,14 @@ def accept(work: Work) -> Step:
 
 def check(work: Work) -> Step:
     """The checks agree, and the delivery lies under PROJECT/participant/SESSION. Raises Rejected with every finding."""
-    parcel = work.inbox.parcel(work.delivery.id)
+    try:
+        parcel = work.inbox.parcel(work.delivery.id)
+    except UnexpectedFault:
+        Inbox.open(work.inbox.root)
+        if not work.inbox.awaits_acceptance(work.delivery.id):
+            raise
+        # What we found touched, we took for unproven, and died or had to wait before the end of that.
+        return Step(Stage.ARRIVED, "changed after it had been accepted: every byte is read again")
     findings = tuple(finding for check in work.route.checks for finding in check.check(parcel))
     if refuses(findings):
         count = sum(finding.severity is Severity.ERROR for finding in findings)
@@ -97,6 +104,8 @@ def check(work: Work) -> Step:
         published = work.inbox.publish(parcel)
     except Rejected as exc:
         raise Rejected(exc.message, findings=(*findings, *exc.findings)) from exc
+    except Corrupted as damage:
+        return ask_again(work, damage)  # touched since it was accepted; the slot is its sender's again
     notes = work.inbox.notes(work.delivery.id)
     return Step(Stage.QUEUED, f"published as {published.delivery.labels}", (*findings, *notes))
 
