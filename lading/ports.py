@@ -158,6 +158,14 @@ class Transport(Protocol):
 
 
 @runtime_checkable
+class Resting(Protocol):
+    """A transport that may send nothing at some hours of the day. Optional."""
+
+    def rests(self) -> bool:
+        """Whether this is such an hour: a carry would wait for its end."""
+
+
+@runtime_checkable
 class Check(Protocol):
     """Reads a parcel, changes nothing, says what is wrong with it."""
 

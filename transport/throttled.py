@@ -90,6 +90,11 @@ class Throttled(Wrapped):
         paced = inner.paced(schedule)
         assert isinstance(paced, Transport)  # noqa: S101 - `paced` returns its own kind
         super().__init__(paced)
+        self._schedule = schedule
+
+    def rests(self) -> bool:
+        """Whether this is a window of `mb_per_s = 0`."""
+        return self._schedule.rate() == 0
 
     @classmethod
     def from_settings(cls, inner: Transport, settings: Settings) -> Self:

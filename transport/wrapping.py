@@ -2,7 +2,7 @@
 
 from lading.delivery import Cargo, DeliveryId, Receipt, Slot
 from lading.deposit import Deposit, deposit_of
-from lading.ports import Journal, Plan, Progress, Transport, TransportTraits
+from lading.ports import Journal, Plan, Progress, Resting, Transport, TransportTraits
 
 
 class Wrapped:
@@ -34,6 +34,10 @@ class Wrapped:
     def fetch_receipt(self, delivery: DeliveryId) -> Receipt | None:
         """See the role."""
         return self._inner.fetch_receipt(delivery)
+
+    def rests(self) -> bool:
+        """See lading.ports.Resting."""
+        return isinstance(self._inner, Resting) and self._inner.rests()
 
     def deposit(self, folder: str) -> Deposit:
         """That of the transport inside, at its pace; live mode tries again by itself. Raises ConfigError when it has none."""

@@ -2,8 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -12,13 +14,13 @@ from lading.agent import carrier, cleaner, receipts, taking
 from lading.agent.edge import foreseen
 from lading.agent.live import LiveAgent, split
 from lading.agent.locks import FileLock, held
-from lading.agent.outbox import Outbox
+from lading.agent.outbox import Outbox, Outgoing
 from lading.agent.parts import AgentParts, LiveParts
 from lading.agent.reporting import REPORT_EVERY_S, conditions, office
 from lading.agent.waking import Waker
 from lading.config import AgentConfig, Config, WatchConfig
 from lading.errors import ConfigError, LadingError, UnexpectedFault, Unreachable
-from lading.ports import Source
+from lading.ports import Resting, Source
 from lading.reporters.office import Office
 
 log = structlog.get_logger()
@@ -76,13 +78,19 @@ class Agent:
     stop: threading.Event
     office: Office | None = None
     failure: list[BaseException] = field(default_factory=list)
+    _turns: "Turns" = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Nothing is under way."""
+        self._turns = Turns(self.parts, max(self.config.carriers, 1))
 
     def work(self) -> None:
         """Run all threads until `stop`; then give carries under way a moment. Raises what stopped a thread, if one was."""
         sources, live = self._sources()
         waker = Waker([watch for watch, _ in sources if watch.events])
         jobs: list[Callable[[], None]] = [lambda: self._scan(sources, waker), self._paperwork, self._report]
-        jobs += [self._carry] * max(self.config.carriers, 1)
+        carriers = max(self.config.carriers, 1)
+        jobs += [self._carry] * carriers + [partial(self._carry, instead=True)] * carriers
         jobs += [live.work] if live else []
         # Daemons: a transport blocks for as long as the network pleases, and leaving it is safe at every line.
         threads = [threading.Thread(target=self._guarded, args=(job,), daemon=True) for job in jobs]
@@ -124,7 +132,17 @@ class Agent:
         """Make one attempt at the most urgent delivery that nobody else works on. False when there is none."""
         if self.stop.is_set():
             return False
-        return any(carrier.carry(self.outbox, self.parts, item.id) for item in self.outbox.carriable())
+        resting: set[str] = set()
+        while items := self.outbox.carriable(but=resting):
+            routes = {item.delivery.route for item in items}
+            if not (more := {route for route in routes if rests(self.parts, route)}):
+                break
+            resting |= more
+        return any(self._carried(item) for item in items)
+
+    def _carried(self, item: Outgoing) -> bool:
+        self._turns.is_for(item.delivery.route)
+        return carrier.carry(self.outbox, self.parts, item.id)
 
     def ask_and_clean(self) -> None:
         """Ask for the receipts that are due, and clean the sources that are due."""
@@ -159,9 +177,11 @@ class Agent:
             self.stop.wait(max(took * (1 / _SCAN_SHARE - 1), _LEAST_SCAN_PAUSE_S))
             waker.wait(max(pause - (time.monotonic() - began), 0.0))
 
-    def _carry(self) -> None:
+    def _carry(self, *, instead: bool = False) -> None:
         while not self.stop.is_set():
-            if not self.carry_next():
+            with self._turns.one(instead=instead) as ours:
+                carried = ours and self.carry_next()
+            if not carried:
                 self.stop.wait(LOOK_INTO_OUTBOX_S)
 
     def _paperwork(self) -> None:
@@ -189,6 +209,51 @@ class Agent:
             raise
         finally:
             self.stop.set()
+
+
+class Turns:
+    """Who may carry: `carriers` threads at a time. One that waits for the end of hours in which its route may not send is none."""
+
+    def __init__(self, parts: AgentParts, carriers: int) -> None:
+        self._parts, self._carriers = parts, carriers
+        self._lock = threading.Lock()
+        self._taken: dict[int, str] = {}
+
+    @contextmanager
+    def one(self, *, instead: bool) -> Iterator[bool]:
+        """Take a turn, if there is one, for the block. `instead`: only of those that others would have who wait.
+
+        Nothing begins on a route that rests, so never more than `carriers` wait, and as many can stand in for them.
+        """
+        me = threading.get_ident()
+        with self._lock:
+            at_work = sum(not rests(self._parts, route) for route in self._taken.values())
+            ours = at_work < self._carriers and (not instead or len(self._taken) >= self._carriers)
+            if ours:
+                self._taken[me] = ""
+        try:
+            yield ours
+        finally:
+            with self._lock:
+                self._taken.pop(me, None)
+
+    def is_for(self, route: str) -> None:
+        """What this thread's turn is for."""
+        me = threading.get_ident()
+        with self._lock:
+            if me in self._taken:
+                self._taken[me] = route
+
+
+def rests(parts: AgentParts, route: str) -> bool:
+    """Whether this is an hour in which `route` may not send. One that is not known does not rest: its carry says what is wrong."""
+    if not route:
+        return False
+    try:
+        transport = parts.transport(route)
+    except LadingError:
+        return False
+    return isinstance(transport, Resting) and transport.rests()
 
 
 def drain(config: Config, parts: AgentParts, *, stop: threading.Event) -> None:

@@ -5,7 +5,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -142,12 +142,17 @@ class Outbox:
         query = f"SELECT * FROM deliveries {where} ORDER BY created_at DESC, id DESC LIMIT ?"  # noqa: S608 - only question marks
         return [outgoing(row) for row in self._all(query, *stages, limit)]
 
-    def carriable(self) -> list[Outgoing]:
-        """What may be carried now: higher priority first, then the oldest. Includes held deliveries whose time has come."""
+    def carriable(self, *, but: Collection[str] = ()) -> list[Outgoing]:
+        """What may be carried now: higher priority first, then the oldest. Includes held deliveries whose time has come.
+
+        Nothing of the routes `but`.
+        """
         rows = self._all(
             f"SELECT * FROM deliveries WHERE live = 0 AND {_DUE} AND {_NOT_PAUSED} AND (stage IN ('FOUND', 'READY', 'SENDING')"  # noqa: S608 - constants
-            " OR (stage = 'HELD' AND not_before > 0)) ORDER BY priority DESC, created_at, id LIMIT 100",
+            " OR (stage = 'HELD' AND not_before > 0)) AND route NOT IN (SELECT value FROM json_each(?2))"
+            " ORDER BY priority DESC, created_at, id LIMIT 100",
             self.clock(),
+            json.dumps(list(but)),
         )
         return [outgoing(row) for row in rows]
 
