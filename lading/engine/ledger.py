@@ -16,8 +16,9 @@ from lading.engine.deliveries import MOST_URGENT, Change, Row, Superseded, Table
 from lading.engine.errands import LABELS_NOTE
 from lading.engine.reaper import wake_idle
 from lading.engine.steps import step_at
-from lading.errors import LadingError
+from lading.errors import LadingError, Rejected
 from lading.findings import Finding
+from lading.seal import label_findings
 
 _WAITING = frozenset({Stage.ARRIVED, Stage.ACCEPTED, Stage.QUEUED})
 ALLOWED: Mapping[str, frozenset[Stage]] = {
@@ -204,7 +205,14 @@ class Ledger:
             admission.admit(connection, row.repository)
 
     def fix(self, delivery: DeliveryId, labels: Labels) -> None:
-        """Give it other labels, and let it run the whole line again under them."""
+        """Give it other labels, and let it run the whole line again under them. Raises Rejected when they cannot name folders."""
+        if found := label_findings(labels):
+            raise Rejected(
+                f"{labels} cannot be used: {found[0].message}",
+                findings=found,
+                safe="nothing was changed",
+                next_command=found[0].hint.replace(" ID ", f" {delivery} "),
+            )
         with self._changing(delivery, "fix") as (connection, row):
             TableJournal(connection, delivery).note(LABELS_NOTE, json.dumps(labels.as_dict()))
             _send_on_errand(connection, row, "release", f"to be released as {labels}")

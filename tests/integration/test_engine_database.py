@@ -16,9 +16,10 @@ from lading.engine import admission, database, deliveries, jobs
 from lading.engine.database import Connection
 from lading.engine.deliveries import Change, Superseded, Told
 from lading.engine.judge import judge
+from lading.engine.ledger import Ledger
 from lading.engine.postgres import Cluster
 from lading.engine.reaper import Reaper, wake_idle
-from lading.errors import EngineError, TargetUnavailable
+from lading.errors import EngineError, Rejected, TargetUnavailable
 from lading.testing.engine_site import bare_database
 from lading.testing.faultproxy import FaultProxy
 
@@ -247,3 +248,22 @@ def test_a_failure_may_name_files_that_are_no_text(connection: Connection, said:
     assert found is not None
     assert found.error is not None
     assert found.error["message"] == said.replace("\udcff", "\\udcff").replace("\0", "\\x00")
+
+
+def test_labels_that_cannot_name_folders_change_nothing(connection: Connection, dsn: str) -> None:
+    """The delivery was taken out of its session folder first, and refused then; a retry could not find it any more."""
+    row = arrive(connection)
+    deliveries.advance(connection, row, Stage.QUEUED)
+    ledger = Ledger(dsn)
+    try:
+        with pytest.raises(Rejected, match="slash") as caught:
+            ledger.fix(DeliveryId(row.id), Labels("P", "sub-001", "a/b"))
+    finally:
+        ledger.close()
+
+    found = deliveries.load(connection, row.id)
+    assert found is not None
+    assert (found.stage, found.epoch) == (Stage.QUEUED, row.epoch)
+    assert queued(connection) == []
+    assert caught.value.safe == "nothing was changed"
+    assert caught.value.next_command == f"lading fix {row.id} --session NEW-LABEL"
