@@ -100,7 +100,11 @@ def importer_for(config: Config, repository: str, *, route: str = "", inbox: Pat
     factory = part("lading.importers", repo.kind, where=f"repositories.{repository}.kind")
     root = inbox or next((i.path for i in config.inboxes.values()), config.home)
     with relative_to(config.folder):
-        return cast("Importer", factory.from_settings(repo.settings, settings, inbox_root=root, state=config.home))  # type: ignore[attr-defined]  # the role of a part's class
+        try:
+            return cast("Importer", factory.from_settings(repo.settings, settings, inbox_root=root, state=config.home))  # type: ignore[attr-defined]  # the role of a part's class
+        except ConfigError as exc:  # the part does not know whose table it reads
+            message = exc.message.replace("routes.X.", f"routes.{route}.") if route else exc.message
+            raise ConfigError(message, safe=exc.safe, next_command=exc.next_command) from exc
 
 
 def inbox_limits(config: InboxConfig) -> InboxLimits:
@@ -111,6 +115,18 @@ def inbox_limits(config: InboxConfig) -> InboxLimits:
 
 
 # -- the agent ---------------------------------------------------------------------------------------------------------
+
+
+def make_source(config: Config, watch: WatchConfig) -> Source:
+    """What tells when a session below `watch` is complete. Raises ConfigError."""
+    kind = "live-folder" if config.route(watch.route).live else watch.source
+    factory = part("lading.sources", kind, where="agent.watch.source")
+    return cast("Source", factory(watch, _rules(config, watch.route)))
+
+
+def _rules(config: Config, route: str) -> FileRules:
+    chosen = config.route(route)
+    return FileRules(include=chosen.include, exclude=chosen.exclude, junk=chosen.junk)
 
 
 class _AgentParts:
@@ -128,8 +144,7 @@ class _AgentParts:
             return self._transports[route]
 
     def rules(self, route: str) -> FileRules:
-        chosen = self._config.route(route)
-        return FileRules(include=chosen.include, exclude=chosen.exclude, junk=chosen.junk)
+        return _rules(self._config, route)
 
     def algorithms(self, route: str) -> tuple[str, ...]:
         return available(self._config.route(route).digests, f"routes.{route}.digests")
@@ -141,16 +156,7 @@ class _AgentParts:
         return deposit_of(self.transport(route), folder, where=f"routes.{route}.live")
 
     def sources(self) -> Sequence[tuple[WatchConfig, Source]]:
-        return [
-            (
-                watch,
-                part("lading.sources", self._source(watch), where="agent.watch.source")(watch, self.rules(watch.route)),
-            )
-            for watch in self._config.agent.watch
-        ]
-
-    def _source(self, watch: WatchConfig) -> str:
-        return "live-folder" if self.live(watch.route) else watch.source
+        return [(watch, make_source(self._config, watch)) for watch in self._config.agent.watch]
 
 
 def agent_parts(config: Config) -> "AgentParts":

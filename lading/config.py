@@ -408,7 +408,11 @@ def _checked(config: Config) -> Config:
             raise ConfigError(
                 f"{config.file}: agent.watch {watch.path}: the marker of live mode is named in routes.{watch.route}.live"
             )
+    folders: dict[str, str] = {}
     for name, inbox in config.inboxes.items():
+        other = folders.setdefault(os.path.normpath(inbox.path), name)
+        if other != name:
+            raise ConfigError(f"{config.file}: inboxes.{other} and inboxes.{name} are the same folder, {inbox.path}")
         if inbox.bare_route and inbox.bare_route not in config.routes:
             raise ConfigError(
                 f"{config.file}: inboxes.{name}.bare_route = {inbox.bare_route!r} is not defined"

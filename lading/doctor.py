@@ -35,6 +35,7 @@ from lading.pulling import near_deadlines
 from lading.reporters import places
 from lading.reporters.office import complaint_file
 from lading.reporters.people import People
+from lading.soundness import looks
 from lading.staging import serving
 from lading.staging.serving import SERVING
 from lading.staging.slots import DEPOSIT_MARK
@@ -138,6 +139,7 @@ def _cancelled_there(outbox: Outbox) -> Iterator[Outgoing]:
 
 def examine(config: Config) -> Iterator[Diagnosis]:
     """Everything, in the order in which a fault would bite. Never raises; slow parts have their own time-outs."""
+    edit = f"edit {config.file}"
     yield Diagnosis("settings", "ok", str(config.file))
     yield from _home(config)
     yield from _clock(config)
@@ -147,7 +149,7 @@ def examine(config: Config) -> Iterator[Diagnosis]:
     if config.inboxes:
         yield _guarded("database", partial(_database, config), "lading server run")
     for name, repository in config.repositories.items():
-        answered = _guarded(f"repository {name}", partial(_repository, config, name), _knock(repository.settings))
+        answered = _guarded(f"repository {name}", partial(_repository, config, name), _knock(repository.settings), edit)
         yield answered
         for project in _projects(config, name) if answered.level == "ok" else ():
             yield _guarded(f"project {project}", partial(_rights, config, name, project), "")
@@ -156,10 +158,11 @@ def examine(config: Config) -> Iterator[Diagnosis]:
             yield from _lacking(config, name)
         if route.transport:
             host, _, path = str(route.transport.get("target", "")).partition(":")
-            yield _guarded(f"route {name}", partial(_transport, config, name), f"ssh {host} true" if path else "")
+            knock = f"ssh {host} true" if path else ""
+            yield _guarded(f"route {name}", partial(_transport, config, name), knock, edit)
     yield from _digests(config)
-    for watch in config.agent.watch:
-        yield _watched(watch.path)
+    for area, look in looks(config):
+        yield _guarded(area, look, "", edit)
     yield from _deadlines(config)
     yield from _reporters(config)
     yield from _metrics(config)
@@ -174,9 +177,8 @@ def _home(config: Config) -> Iterator[Diagnosis]:
         probe.unlink()
         free = shutil.disk_usage(config.home).free
     except OSError as exc:
-        yield Diagnosis(
-            "home", "fail", f"cannot write to {config.home}: {exc.strerror}", f"chown -R $USER {config.home}"
-        )
+        mend = f"chown -R $USER {config.home}" if isinstance(exc, PermissionError) else f"ls -ld {config.home}"
+        yield Diagnosis("home", "fail", f"cannot write to {config.home}: {exc.strerror}", mend)
         return
     level: Level = "ok" if free > GB else "warn"
     yield Diagnosis("home", level, f"{config.home}, {free / GB:.1f} GB free")
@@ -320,7 +322,7 @@ def _metrics(config: Config) -> Iterator[Diagnosis]:
     programs: tuple[Program, ...] = ("server", "agent")
     for program, address in zip(programs, (config.server.metrics, config.agent.metrics), strict=True):
         if address:
-            yield _guarded("metrics", partial(look, partial(listening, config, program)), "")
+            yield _guarded("metrics", partial(look, partial(listening, config, program)), "", f"edit {config.file}")
 
 
 def _digests(config: Config) -> Iterator[Diagnosis]:
@@ -331,7 +333,7 @@ def _digests(config: Config) -> Iterator[Diagnosis]:
             try:
                 available(route.digests, f"routes.{name}.digests")
             except ConfigError as exc:
-                yield Diagnosis(f"route {name}", "fail", exc.message, exc.next_command)
+                yield Diagnosis(f"route {name}", "fail", exc.message, _next(exc, f"edit {config.file}"))
 
 
 def _transport(config: Config, route: str) -> str:
@@ -350,7 +352,7 @@ def _reporters(config: Config) -> Iterator[Diagnosis]:
         People(config.people)
         found = places(config)
     except LadingError as exc:
-        yield Diagnosis("mail", "fail", exc.message, exc.next_command)
+        yield Diagnosis("mail", "fail", exc.message, _next(exc, f"edit {config.file}"))
         return
     for name, place in found.items():
         area = name if name == "mail" else f"reporter {name}"
@@ -383,18 +385,12 @@ def _tool_version(kind: str) -> str:
     return " ".join(answer.stdout.split("\n", 1)[0].split()[:3])
 
 
-def _watched(path: Path) -> Diagnosis:
-    try:
-        with os.scandir(path) as entries:
-            next(entries, None)
-    except OSError as exc:
-        return Diagnosis("watch", "fail", f"{path}: {exc.strerror}; is the share mounted?", f"ls -ld {path}")
-    return Diagnosis("watch", "ok", str(path))
-
-
-def _guarded(area: str, look: Callable[[], str], next_command: str) -> Diagnosis:
+def _guarded(area: str, look: Callable[[], str], next_command: str, edit: str = "") -> Diagnosis:
+    """What `look` says. `edit`: what to type instead of `next_command` when it is the settings that cannot be used."""
     try:
         return Diagnosis(area, "ok", look())
+    except ConfigError as exc:
+        return Diagnosis(area, "fail", exc.message, _next(exc, edit or next_command))
     except LadingError as exc:
         return Diagnosis(area, "fail", exc.message, _next(exc, next_command))
     except OSError as exc:

@@ -58,7 +58,7 @@ class FileLock:
         try:
             text = self.path.read_text(encoding="ascii", errors="replace")
             fd = os.open(self.path, os.O_RDWR)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             if not _is_taken(fd):

@@ -71,7 +71,7 @@ def private_file(path: Path, what: str) -> str:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read(_MAX_BYTES)
     except OSError as exc:
-        raise AccessDenied(f"no {what}: cannot read {path}: {exc.strerror}", next_command=_DOCTOR) from exc
+        raise AccessDenied(f"no {what}: cannot read {path}: {exc.strerror}", next_command=f"ls -l {path}") from exc
     # Windows keeps rights in lists that the mode does not show.
     if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise AccessDenied(
@@ -81,7 +81,7 @@ def private_file(path: Path, what: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        raise AccessDenied(f"no {what}: {path} is not text", next_command=_DOCTOR) from None
+        raise AccessDenied(f"no {what}: {path} is not text", next_command=f"edit {path}") from None
 
 
 def from_keyring(service: str, user: str) -> str | None:
@@ -131,11 +131,13 @@ def _from_file(path: Path, place: Place) -> Login:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         # The parser's message may quote the line with the password: the cause is not kept.
-        raise AccessDenied(f"cannot read a login from {path}: {type(exc).__name__}", next_command=_DOCTOR) from None
+        raise AccessDenied(
+            f"cannot read a login from {path}: {type(exc).__name__}", next_command=f"edit {path}"
+        ) from None
     session, user, password = (table.get(key) for key in ("session", "user", "password"))
     if place.sessions and isinstance(session, str) and session:
         return Login("", session)
     if not isinstance(user, str) or not isinstance(password, str) or not user or not password:
         other = ', or session = "…"' if place.sessions else ""
-        raise AccessDenied(f'{path} must hold user = "…" and password = "…"{other}', next_command=_DOCTOR)
+        raise AccessDenied(f'{path} must hold user = "…" and password = "…"{other}', next_command=f"edit {path}")
     return Login(user, password)

@@ -30,6 +30,7 @@ def write(folder: Path, text: str) -> Path:
         ("[inboxes.main]\npath = 'x'\nbare_route = 'mry'\n[routes.mri]\n", "did you mean 'mri'?"),
         ("[[agent.watch]]\npath = 'a'\nroute = 'mri'\nquiet = -5\n[routes.mri]\n", "'quiet' must be >= 0.0: -5.0"),
         ("[repositories.xnat]\nkind = 'xnat'\nimports = -2\n", "'imports' must be >= 1: -2"),
+        ("[inboxes.a]\npath = 'x'\n[inboxes.b]\npath = 'y/../x'\n", "inboxes.a and inboxes.b are the same folder"),
         ("[server]\nworkers = 0\n", "'workers' must be >= 1: 0"),
     ],
 )
