@@ -1,6 +1,7 @@
 """The server's ledger and the agent's outbox, seen through the desk's one shape."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NoReturn
 
@@ -66,8 +67,11 @@ class AgentMemory:
             meant = self._meant(target)
         for item in meant:
             is_going = item.stage in UNSENT or (item.stage is Stage.HELD and item.not_before > 0)
-            if is_going or item.id == target:
+            if item.id == target:
                 self._outbox.pause(item.id)
+            elif is_going:
+                with suppress(ConfigError):  # it arrived since we looked: nothing of it is left to be paused
+                    self._outbox.pause(item.id)
 
     def resume(self, target: str) -> None:
         """The reverse of pause."""
@@ -75,8 +79,11 @@ class AgentMemory:
         if all(item.id != target for item in meant):
             self._outbox.resume_target(target)
         for item in meant:
-            if item.stage is Stage.PAUSED or item.id == target:
+            if item.id == target:
                 self._outbox.resume(item.id)
+            elif item.stage is Stage.PAUSED:
+                with suppress(ConfigError):  # somebody else did, since we looked
+                    self._outbox.resume(item.id)
 
     def cancel(self, delivery: DeliveryId) -> None:
         """Give it up before it is in the inbox; later only the server can."""

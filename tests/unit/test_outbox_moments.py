@@ -12,6 +12,7 @@ from lading.agent.outbox import Outbox, Outgoing
 from lading.delivery import Labels, Stage
 from lading.errors import ConfigError, EngineError
 from lading.locks import FileLock
+from lading.memories import AgentMemory
 from lading.testing.site import small_disk
 
 
@@ -57,6 +58,31 @@ def test_what_arrives_while_somebody_pauses_is_not_paused(tmp_path: Path, monkey
             outbox.pause(item.id)
 
     assert outbox.get(item.id).stage is Stage.ARRIVED
+
+
+def test_what_arrives_while_all_is_paused_keeps_nothing_from_being_paused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Seen: `lading pause all` ended with "is ARRIVED and cannot be paused", and what came after it in the list was not PAUSED.
+    outbox = Outbox(tmp_path / "home")
+    waits, arrives = (
+        outbox.take(Path(f"/data/P1/a/{name}"), "mri", Labels("P1", "a", name), fingerprint="f")
+        for name in ("s1", "s2")
+    )
+    deliveries = Outbox.deliveries
+
+    def just_before_it_arrives(self: Outbox, *stages: Stage, limit: int = 100) -> list[Outgoing]:
+        found = deliveries(self, *stages, limit=limit)
+        if outbox.pauses():
+            outbox.move(arrives.id, Stage.ARRIVED, arrived_at=1.0)
+        return sorted(found, key=lambda item: item.id != arrives.id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Outbox, "deliveries", just_before_it_arrives)
+        AgentMemory(outbox).pause("mri")
+
+    assert outbox.get(arrives.id).stage is Stage.ARRIVED
+    assert outbox.get(waits.id).stage is Stage.PAUSED
 
 
 def test_a_full_disk_is_said_and_passes(tmp_path: Path) -> None:
