@@ -30,12 +30,18 @@ def checksum(path: Path, algorithm: str) -> str:
     """Read the whole file. Raises KeyError for an algorithm that OMERO has not, OSError."""
     hasher = ALGORITHMS[algorithm]()
     with path.open("rb", buffering=0) as file:
-        # A megabyte of zeros for each of many small files would cost more than hashing them.
-        buffer = bytearray(max(1, min(_BLOCK, os.fstat(file.fileno()).st_size)))
-        view = memoryview(buffer)
-        while count := file.readinto(buffer):
-            hasher.update(view[:count])  # type: ignore[arg-type]  # hashlib and zlib take any buffer
+        while block := file.read(_BLOCK):
+            hasher.update(block)
     return hasher.hexdigest()
+
+
+def read_through(descriptor: int, algorithm: str) -> tuple[str, int]:
+    """The same for a file that is open: its checksum, and how many bytes it has."""
+    hasher, size = ALGORITHMS[algorithm](), 0
+    while block := os.pread(descriptor, _BLOCK, size):
+        hasher.update(block)
+        size += len(block)
+    return hasher.hexdigest(), size
 
 
 class _Size:

@@ -39,8 +39,7 @@ class Connections:
         """Raises ObjectNotExistException when the call comes by a connection of another session, or of none."""
         if not self._enforced or current.con is None:
             return
-        with self._lock:
-            bound = self._bound.get(current.con.toString())
+        bound = self._bound.get(current.con.toString())  # without the lock: it is asked at every call
         if bound is None or bound[0] is not session:
             raise Ice.ObjectNotExistException(current.id, current.facet, current.operation)
 

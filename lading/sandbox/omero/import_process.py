@@ -127,13 +127,13 @@ def _stored(
         jobs.insert(2, omero.model.ThumbnailGenerationJobI())
     for job in jobs:
         fileset.linkJob(job)
-    for link in fileset.copyJobLinks():
-        _fill_job(link.child, context, site)
-    algorithm, owner = settings.checksumAlgorithm.value.val, {"owner": context.user, "group": context.group}
+    _fill_jobs([link.child for link in fileset.copyJobLinks()], context, site)
+    hasher = site.files.algorithm(settings.checksumAlgorithm.value.val)
+    owner = {"owner": context.user, "group": context.group}
     files = []
     with site.store.transaction():
         for entry, used in zip(fileset.copyUsedFiles(), location.used, strict=True):
-            record = site.files.add(location.shared + used, "application/octet-stream", algorithm, **owner)
+            record = site.files.add(location.shared + used, "application/octet-stream", hasher, **owner)
             entry.originalFile = omero.model.OriginalFileI(record.id, False)
             files.append(record.id)
         log = site.files.add(location.log, LOG_MIMETYPE, None, **owner)
@@ -146,14 +146,17 @@ def _stored(
     return stored
 
 
-def _fill_job(job: omero.model.Job, context: Context, site: "Site") -> None:
+def _fill_jobs(jobs: list[omero.model.Job], context: Context, site: "Site") -> None:
+    """With the same for each; what they share is made once."""
     group = site.store.get("ExperimenterGroup", context.group)
-    now = rtime(milliseconds())
-    job.username, job.groupname = rstring(context.user_name), rstring(group.text("name") if group else "")
-    job.type, job.message = rstring("User"), rstring("Submitted")
-    job.submitted, job.scheduledFor = now, now
-    job.status = omero.model.JobStatusI()
-    job.status.value = rstring("Submitted")
+    user, group_name = rstring(context.user_name), rstring(group.text("name") if group else "")
+    kind, submitted, now = rstring("User"), rstring("Submitted"), rtime(milliseconds())
+    status = omero.model.JobStatusI()
+    status.value = submitted
+    for job in jobs:
+        job.username, job.groupname = user, group_name
+        job.type, job.message, job.status = kind, submitted, status
+        job.submitted, job.scheduledFor = now, now
 
 
 class _ImportHandle(Handle):

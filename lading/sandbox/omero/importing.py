@@ -14,7 +14,7 @@ import omero.cmd
 import omero.grid
 import omero.model
 
-from lading.sandbox.omero import images, model, permissions
+from lading.sandbox.omero import graph, images, model, permissions
 from lading.sandbox.omero.handles import Step, StepFailed
 from lading.sandbox.omero.images import CannotRead, ImageFile, Plate, Series
 from lading.sandbox.omero.permissions import Context
@@ -92,7 +92,7 @@ class Import:
         if wanted:
             raise _failure(wanted, _JAVA_OF_ERRORS.get(wanted, "java.lang.RuntimeException"), "told to fail", str(path))
         try:
-            self._found = self._site.images.read(path)
+            self._found = self._site.images.read(path, self._site.files.root)
         except CannotRead as error:
             raise _failure("error-on-init", error.java_class, str(error), str(path)) from error
         self._note(f"File format: {self._found.format}; base reader: {self._found.reader}")
@@ -118,8 +118,10 @@ class Import:
 
     def _respond(self) -> omero.cmd.Response:
         made = omero.grid.ImportResponse()
-        made.pixels = [self._site.build(pixels, self._context, {"image": {}}) for pixels in self._pixels]
-        made.objects = [self._site.build(each, self._context) for each in (*self._plates, *self._images)]
+        builder = graph.Builder(self._site.store, self._context)
+        plan: graph.Plan = {"image": {}}
+        made.pixels = [builder.build(pixels, plan) for pixels in self._pixels]
+        made.objects = [builder.build(each, {}) for each in (*self._plates, *self._images)]
         log = self._site.files.path(self._log)
         self._site.store.change(self._log, size=log.stat().st_size)
         for number in self._files:
@@ -255,8 +257,9 @@ class Import:
         if not self._noted:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._noted = True
-        with path.open("a", encoding="utf-8") as log:
-            log.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f} INFO [fileset {self._fileset}] {what}\n")
+        line = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f} INFO [fileset {self._fileset}] {what}\n"
+        with path.open("ab", buffering=0) as log:
+            log.write(line.encode("utf-8"))
 
 
 def _failure(name: str, java_class: str, message: str, path: str) -> StepFailed:

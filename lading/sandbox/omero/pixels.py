@@ -42,9 +42,9 @@ class Images:
         """Bio-Formats reads."""
         return isinstance(self._other, BioFormats)
 
-    def read(self, path: Path) -> ImageFile:
-        """What is in the file. Raises CannotRead."""
-        root = zarr_root(path)
+    def read(self, path: Path, top: Path | None = None) -> ImageFile:
+        """What is in the file. `top`: the folder above which nothing belongs to it. Raises CannotRead."""
+        root = zarr_root(path, top)
         return self._other.read(path) if root is None else read_zarr(root)
 
     def required_directories(self, reader: str, paths: Sequence[str]) -> int | None:
@@ -155,10 +155,12 @@ def _pillow(path: Path) -> ImageFile | None:
 # -- OME-Zarr ---------------------------------------------------------------------------------------------------------
 
 
-def zarr_root(path: Path) -> Path | None:
-    """The outermost folder around the file that is a Zarr group, when the file is part of one."""
+def zarr_root(path: Path, top: Path | None = None) -> Path | None:
+    """The outermost folder around the file, and below `top`, that is a Zarr group, when the file is part of one."""
     found = None
     for folder in path.parents:
+        if folder == top:
+            break
         if folder.suffix in (".zarr", ".ngff") or any((folder / mark).is_file() for mark in _ZARR_MARKS):
             found = folder
         elif found is not None:

@@ -122,13 +122,15 @@ class _RawFileStore(StatefulService):
                 raise errors.validation(f"OriginalFile:{self._record.id} was deleted")
             path = self.site.files.path(record)
             try:
-                size = path.stat().st_size
+                found = path.stat()
             except FileNotFoundError:
                 return None
-            if not self._modified and size == record.get("size"):
+            if not self._modified and found.st_size == record.get("size"):
                 return None
-            self._record, self._modified = self.site.files.settle(record, path), False
-            return self._record
+            assert self._file is not None
+            settled = self.site.files.settle(record, path, self._file.descriptor_of(found))
+            self._record, self._modified = settled, False
+            return settled
 
     def _drop(self) -> None:
         if self._file is not None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 
@@ -67,13 +67,14 @@ class Record:
 
     def changed(self, now: int, **fields: Value) -> "Record":
         """The same record with other values, one version on."""
-        return replace(self, fields={**self.fields, **fields}, updated=now, version=self.version + 1)
+        values = {**self.fields, **fields}
+        return Record(self.cls, self.id, self.owner, self.group, self.created, now, values, self.version + 1)
 
 
 def dump(record: Record) -> str:
     """Everything but class and id, as JSON for one cell of the journal."""
     head = [record.owner, record.group, record.created, record.updated, record.version]
-    return json.dumps([head, {name: _plain(value) for name, value in record.fields.items()}], ensure_ascii=False)
+    return _JSON.encode([head, record.fields])
 
 
 def load(cls: str, number: int, text: str) -> Record:
@@ -83,7 +84,8 @@ def load(cls: str, number: int, text: str) -> Record:
     return Record(cls, number, owner, group, created, updated, values, version)
 
 
-def _plain(value: Value) -> object:
+def _plain(value: object) -> object:
+    """What JSON does not know by itself."""
     match value:
         case Ref(cls, number):
             return {"ref": [cls, number]}
@@ -91,7 +93,10 @@ def _plain(value: Value) -> object:
             return {"pairs": items}
         case Quantity(cls, unit, number):
             return {"quantity": [cls, unit, number]}
-    return value
+    raise TypeError(f"a record cannot hold a {type(value).__name__}")
+
+
+_JSON = json.JSONEncoder(ensure_ascii=False, default=_plain)
 
 
 def _value(plain: object) -> Value:

@@ -1,5 +1,6 @@
 """The stand-in as a whole: what its parts share, and the gate that every call passes."""
 
+import itertools
 import threading
 import time
 import uuid
@@ -94,6 +95,7 @@ class Site:
         self.counts: Counter[str] = Counter()
         self.queries: Counter[str] = Counter()
         self.log: deque[str] = deque(maxlen=_LOG_LINES)
+        self._numbers = itertools.count(1)
         self._stateful: dict[str, dict[str, Service]] = {}
         self._shared: dict[str, list[Ice.Identity]] = {}
         self._lock = threading.Lock()
@@ -144,7 +146,7 @@ class Site:
 
     def add_stateful(self, service: "Service") -> Ice.ObjectPrx:
         """Serve something that belongs to its session and ends with it. Raises OverUsageException."""
-        session, name = service.session, str(uuid.uuid4())
+        session, name = service.session, str(next(self._numbers))
         with self._lock:
             session.check()
             held = self._stateful.setdefault(session.uuid, {})

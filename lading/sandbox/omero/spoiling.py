@@ -27,18 +27,18 @@ class Spoiler:
     def before(self, call: Call) -> None:
         """The call is slow, refused, cut off, made by a session that is over, or the last one ever."""
         faults, operation = self._site.faults, call.label.rpartition(".")[2]
-        faults.delay(operation)
-        if faults.pop("crash_at", operation):
+        if faults.slow:
+            faults.delay(operation)
+        if faults.crash_at and faults.pop("crash_at", operation):
             crash()
-        if faults.pop("cut_calls", operation):
+        if faults.cut_calls and faults.pop("cut_calls", operation):
             raise NoAnswer
-        if faults.pop("session_killed", operation):
+        if faults.session_killed and faults.pop("session_killed", operation):
             session = getattr(call.servant, "session", None)
             if isinstance(session, Session):
                 self._site.sessions.end(session)
                 session.check()
-        refused = faults.pop("errors", operation)
-        if refused:
+        if faults.errors and (refused := faults.pop("errors", operation)):
             raise _exception(refused.partition("=")[2], operation)
         if call.servant.uses_database or operation in _ASK_THE_DATABASE:
             self._await_database(operation)
@@ -60,7 +60,8 @@ class Spoiler:
 
     def after(self, call: Call) -> None:
         """It was carried out, but nobody hears of it."""
-        if self._site.faults.pop("lost_replies", call.label.rpartition(".")[2]):
+        faults = self._site.faults
+        if faults.lost_replies and faults.pop("lost_replies", call.label.rpartition(".")[2]):
             raise NoAnswer
 
 

@@ -176,10 +176,11 @@ class Store:
             self._before.setdefault(key, old)
         was, now = _references(old), _references(new)
         # What did not change keeps its place: the order of a collection is the order in which its members came.
-        for field, target in was.items() - now.items():
-            self._referrers[hierarchy, field][target].pop(number, None)
-        for field, target in now.items() - was.items():
-            self._referrers[hierarchy, field][target][number] = None
+        if was != now:
+            for field, target in was.items() - now.items():
+                self._referrers[hierarchy, field][target].pop(number, None)
+            for field, target in now.items() - was.items():
+                self._referrers[hierarchy, field][target][number] = None
         if new is None:
             self._tables[hierarchy].pop(number, None)
         else:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lading.sandbox.omero import errors
-from lading.sandbox.omero.checksums import ALGORITHMS, checksum
+from lading.sandbox.omero.checksums import ALGORITHMS, checksum, read_through
 from lading.sandbox.omero.faults import Faults
 from lading.sandbox.omero.paths import Components, components, joined
 from lading.sandbox.omero.records import Record, Ref
@@ -31,6 +31,7 @@ class StoredFiles:
     def __init__(self, store: Store, data_dir: Path, faults: Faults) -> None:
         self.store, self.data_dir, self.faults = store, data_dir, faults
         self.root = data_dir / REPOSITORY
+        self._root_name = str(self.root)
         self.root.mkdir(parents=True, exist_ok=True)
         (data_dir / "Files").mkdir(exist_ok=True)
         self.record = next(store.find("OriginalFile", name=REPOSITORY, mimetype="Repository"), None) or store.create(
@@ -39,15 +40,15 @@ class StoredFiles:
         )
         self.uuid = self.record.text("hash")
 
-    def add(self, path: Components, mimetype: str, algorithm: str | None, *, owner: int, group: int) -> Record:
-        """The record of a file in the repository that is not there yet. Raises ApiUsageException for the algorithm."""
+    def add(self, path: Components, mimetype: str, hasher: Ref | None, *, owner: int, group: int) -> Record:
+        """The record of a file in the repository that is not there yet. `hasher`: one that `algorithm` gave."""
         return self.store.create(
             "OriginalFile",
             {
                 "name": path[-1],
                 "path": joined(path[:-1]) + "/",
                 "mimetype": mimetype,
-                "hasher": None if algorithm is None else self.algorithm(algorithm),
+                "hasher": hasher,
                 REPOSITORY_FIELD: self.uuid,
             },
             owner=owner,
@@ -68,24 +69,33 @@ class StoredFiles:
     def path(self, record: Record) -> Path:
         """Where its bytes are, or will be."""
         if self.managed(record):
-            return _below(self.root, record.text("path"), record.text("name"))
+            return _below(self._root_name, record.text("path"), record.text("name"))
         return self.data_dir / "Files" / str(record.id)
 
-    def hash(self, record: Record, path: Path | None = None) -> str:
-        """Read the whole file (at `path`, if the caller knows it), with the record's own algorithm. Raises OSError."""
-        hasher = self.store.follow(record.get("hasher"))
-        return checksum(path or self.path(record), hasher.text("value") if hasher else DEFAULT_ALGORITHM)
+    def hash(self, record: Record) -> str:
+        """Read the whole file, with the record's own algorithm. Raises OSError."""
+        return checksum(self.path(record), self._algorithm_of(record))
 
-    def settle(self, record: Record, path: Path | None = None) -> Record:
-        """Write size and checksum of the bytes as they are on the disk into the record. Raises OSError."""
-        path = path or self.path(record)
+    def _algorithm_of(self, record: Record) -> str:
+        hasher = self.store.follow(record.get("hasher"))
+        return hasher.text("value") if hasher else DEFAULT_ALGORITHM
+
+    def settle(self, record: Record, path: Path, descriptor: int | None = None) -> Record:
+        """Write size and checksum of the bytes as they are on the disk, at `path`, into the record. Raises OSError.
+
+        `descriptor`: of the file that is there, if the caller has it open.
+        """
         if self.faults.damaged_uploads and self.faults.take("damaged_uploads"):
             _damage(path)
         self.faults.wait(self.faults.hash_delay_s)
-        found = self.hash(record, path)
+        algorithm = self._algorithm_of(record)
+        if descriptor is None:
+            found, size = checksum(path, algorithm), path.stat().st_size
+        else:
+            found, size = read_through(descriptor, algorithm)
         if self.faults.wrong_hashes and self.faults.take("wrong_hashes"):
             found = found[::-1] if found != found[::-1] else found[:-1] + "x"
-        changes: dict[str, str | int | Ref] = {"size": path.stat().st_size, "hash": found, "mtime": milliseconds()}
+        changes: dict[str, str | int | Ref] = {"size": size, "hash": found, "mtime": milliseconds()}
         if record.get("hasher") is None:
             changes["hasher"] = self.algorithm(DEFAULT_ALGORITHM)
         settled = self.store.change(record, **changes)
@@ -154,6 +164,12 @@ class OpenFile:
         """Raises OSError."""
         os.ftruncate(self._open(), length)
 
+    def descriptor_of(self, found: os.stat_result) -> int | None:
+        """Its descriptor, if it is open and is what was `found` at its path: nobody put another file or a link there."""
+        if self._descriptor >= 0 and os.path.samestat(os.fstat(self._descriptor), found):
+            return self._descriptor
+        return None
+
     def close(self) -> None:
         """May be called twice."""
         if self._descriptor >= 0:
@@ -174,9 +190,9 @@ class OpenFile:
 
 
 @lru_cache(maxsize=4096)  # asked for again at every step of a file's upload and import
-def _below(root: Path, folder: str, name: str) -> Path:
+def _below(root: str, folder: str, name: str) -> Path:
     """Clients may change the names in a record; none of them leads out of `root`."""
-    return root / joined(components(f"{folder}/{name}"))
+    return Path(root, joined(components(f"{folder}/{name}")))
 
 
 def set_read_only(path: Path) -> bool:

@@ -5,6 +5,7 @@ so that one left out would let its caller wait for ever: `servant` makes it rais
 are asynchronous dispatches (`get_async(cb, …)`): `servant` lets them be written as plain methods.
 """
 
+import ctypes
 import inspect
 import logging
 import threading
@@ -132,6 +133,21 @@ class Wire:
         ending.join(patience)
 
 
+class _LastingThreads(Ice.ThreadNotification):
+    """Python knows each of Ice's threads as long as the thread lives.
+
+    By itself it knows them for one call at a time: its memory for a thread is asked of the system and given back every time.
+    """
+
+    def start(self) -> None:
+        """A thread of Ice's begins."""
+        ctypes.pythonapi.PyGILState_Ensure()
+
+    def stop(self) -> None:
+        """It ends. 0: it held the interpreter when `start` asked for it, and holds it now."""
+        ctypes.pythonapi.PyGILState_Release(0)
+
+
 class _NoClient:
     """OMERO's factory of Details objects asks for a client; a server has none."""
 
@@ -161,6 +177,7 @@ def _initial(listening: Listening, threads: int) -> Ice.InitializationData:
             "IceSSL.Protocols": "TLS1_2,TLS1_3",
         }
     data = Ice.InitializationData()
+    data.threadHook = _LastingThreads()
     data.properties = Ice.createProperties()
     for name, value in wanted.items():
         data.properties.setProperty(name, value)

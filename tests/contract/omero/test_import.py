@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import uuid
 import zlib
 from pathlib import Path
@@ -358,6 +359,35 @@ def test_a_file_is_linked_in_place(client, disk, tmp_path: Path, token: bytes) -
     delete(client, "Fileset", ended.fileset)
     assert source.exists()
     assert not place.is_symlink()
+
+
+@pytest.mark.parametrize("how", ["changed", "cut off", "another file", "a link"])
+def test_what_lies_at_its_place_when_it_is_closed_is_what_is_hashed(client, disk, tmp_path: Path, how: str) -> None:
+    importing = Importing(client, {"in/a.fake": b"9876543210"}).announce()
+    place, other = prove_same_disk(client, importing, b"token"), tmp_path / "other"
+    store = importing.process.getUploader(0)
+    store.write(b"0123456789", 0, 10)
+    assert place.read_bytes() == b"0123456789"
+
+    # Behind the server's back, while it has the file open.
+    if how in ("changed", "cut off"):
+        with place.open("r+b") as file:
+            file.write(b"x")
+            file.truncate(10 if how == "changed" else 4)
+    elif how == "another file":
+        other.write_bytes(b"abc")
+        shutil.move(other, place)
+    else:
+        other.write_bytes(b"abc")
+        place.unlink()
+        place.symlink_to(other)
+    number = store.getFileId().val
+    store.close()
+
+    record = client.sf.getQueryService().get("OriginalFile", number, {"omero.group": "-1"})
+    there = place.read_bytes()
+    assert there == {"changed": b"x123456789", "cut off": b"x123"}.get(how, b"abc")
+    assert (record.hash.val, record.size.val) == (sha1(there), len(there))
 
 
 def prove_same_disk(client: omero.client, importing: Importing, token: bytes) -> Path:
