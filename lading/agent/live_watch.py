@@ -38,6 +38,9 @@ _TELL_S = 30.0
 _CLOSED_LOOK_S = 300.0
 """A closed acquisition may lie on the instrument for weeks; late files in it are noticed so often."""
 
+_HANDED_OVER = "handed-over"
+"""The note on an acquisition that went on by the next route: which closing of it was the last that did."""
+
 _State = tuple[int, int, int]  # size, time, and time of the last change of whatever kind
 
 
@@ -250,17 +253,22 @@ class LiveWatch:
     def _hand_over(self, item: Outgoing, fingerprint: str) -> None:
         """The closed session goes on to the repository, by its own route, like any other. `fingerprint`: when it was closed."""
         gone_on = self._book.outbox.taken(self._live.then, item.root)
+        closed_at, journal = self._book.get(item.id).closed_at, self._book.outbox.journal(item.id)
         if gone_on is not None:
-            last = self._book.outbox.get(gone_on[0])
-            closed_since = self._book.get(item.id).closed_at > last.delivery.created_at.timestamp()
-            if closed_since and gone_on[1] != fingerprint:
-                look_again(self._book.outbox, self._rules, last, fingerprint)
+            last, before = self._book.outbox.get(gone_on[0]), journal.recall(_HANDED_OVER)
+            # Two times are compared only where an older version left no note: the clock may have been set back between them.
+            closed_since = str(closed_at) != before if before else closed_at > last.delivery.created_at.timestamp()
+            if closed_since:
+                if gone_on[1] != fingerprint:
+                    look_again(self._book.outbox, self._rules, last, fingerprint)
+                journal.note(_HANDED_OVER, str(closed_at))
             return
         sent = self._book.outbox.take(
             item.root, self._live.then, item.delivery.labels, fingerprint=glance(item.root, self._rules).fingerprint,
             sender=item.delivery.sender, priority=item.delivery.priority, quiet=self._watch.quiet,
             clean=self._watch.clean, grace_s=self._watch.grace_days * DAY_S,
         )  # fmt: skip
+        journal.note(_HANDED_OVER, str(closed_at))
         self._book.outbox.remark(item.id, f"goes on as {sent.id} by the route {self._live.then}")
         log.info("acquisition handed over", delivery=item.id, to=sent.id, route=self._live.then)
 

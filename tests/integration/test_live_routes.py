@@ -1,6 +1,7 @@
 """Live mode and routes: the one that follows, one that became live, and settings that cannot work."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,26 @@ def test_what_came_late_goes_on_as_well_once_it_is_closed_again(instrument: Inst
     assert (late.delivery.route, late.stage, late.error_code) == ("files", Stage.HELD, "late-files")
     assert "late.mrc" in instrument.outbox.findings(late.id)[0].message
     assert instrument.status()["state"] == "closed"
+
+
+def test_what_came_late_goes_on_as_well_when_the_clock_was_set_back_meanwhile(instrument: Instrument) -> None:
+    # Seen: it was closed before the first delivery was made, going by the clock, and what came late never went on.
+    close_before_the_next_route(instrument)
+    instrument.turn()
+    instrument.turn()
+    _, pushed = instrument.outbox.deliveries()
+    instrument.outbox.clock = lambda: time.time() - 3600
+    instrument.write({"late.mrc": b"late"})
+
+    reopen(instrument.outbox, pushed.id)
+    for _ in range(3):
+        instrument.turn()
+
+    (late,) = instrument.outbox.deliveries(Stage.HELD)
+    assert (late.delivery.route, late.error_code) == ("files", "late-files")
+    for _ in range(3):
+        instrument.turn()
+    assert len(instrument.outbox.deliveries()) == 3
 
 
 def test_a_route_that_became_live_leaves_what_went_as_a_whole_alone(instrument: Instrument) -> None:
