@@ -257,7 +257,15 @@ class Desk:
     def _targets(self, typed: str) -> list[tuple[Memory, str]]:
         if typed == "all" or typed in self.targets:
             return [(memory, typed) for memory in self._memories()]
-        found = self.find(typed)
+        try:
+            found = self.find(typed)
+        except UnknownDelivery as exc:
+            if typed[:1].isdigit() or not self.targets:  # that is an id
+                raise
+            raise UnknownDelivery(
+                f"no delivery, route or repository {typed!r}{nearest(typed, list(self.targets))}",
+                next_command=exc.next_command,
+            ) from exc
         return [(memory, found) for memory in self._memories() if memory.account(found)]
 
     def _keeper(self, delivery: DeliveryId) -> Memory:

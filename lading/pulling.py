@@ -36,7 +36,7 @@ def make_fetcher(config: Config, route: str) -> Fetcher:
     where = f"routes.{route}.fetch"
     settings = dict(chosen.fetch)
     if not settings:
-        raise ConfigError(f"the route {route!r} has no table [{where}]", next_command="lading doctor")
+        raise ConfigError(f"the route {route!r} has no table [{where}]", next_command=f"edit {config.file}")
     if not chosen.inbox:
         raise ConfigError(f"routes.{route} needs an inbox on this machine to fetch into")
     throttle = settings.get("throttle")

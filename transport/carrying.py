@@ -134,7 +134,7 @@ class Carrying:
         return OutOfSpace(
             f"{exc.message}; the delivery has {load.bytes:,} bytes{told}",
             safe=exc.safe or "what arrived is kept for the next attempt",
-            next_command=exc.next_command or "lading inbox",
+            next_command=exc.next_command or "lading inbox list",
         )
 
 

@@ -238,7 +238,7 @@ def meaning(said: str, doing: str) -> LadingError:
     code = said[:3]
     message = f"{doing}: the server said {shown(said)[:_SAID]}"
     if code in {"452", "552"} or (code in {"426", "450", "451", "550", "553"} and _FULL.search(said)):
-        return OutOfSpace(message, safe=_KEPT, next_command="lading inbox")
+        return OutOfSpace(message, safe=_KEPT, next_command="lading inbox list")
     if code in _LOGIN and not _BUSY.search(said):
         return AccessDenied(f"{doing}: the user or the password is wrong (reply {code})", next_command=_DOCTOR)
     if code in {"522", "425"} and "session" in said.lower():

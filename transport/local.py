@@ -87,7 +87,7 @@ class LocalTransport:
             raise OutOfSpace(
                 f"the inbox {self._config.path} has room for {max(spare, 0):,} bytes, the delivery needs {needed_bytes:,}: "
                 f"{needed_bytes - spare:,} bytes are missing",
-                next_command="lading inbox",
+                next_command="lading inbox list",
             )
 
     def plan(self, cargo: Cargo, slot: Slot) -> Plan:

@@ -199,7 +199,7 @@ class PlacingTransport:
             raise OutOfSpace(
                 f"the inbox {self._place.name} has room for {spare:,} bytes, the delivery needs {needed_bytes:,}: "
                 f"{needed_bytes - spare:,} bytes are missing",
-                next_command="lading inbox",
+                next_command="lading inbox list",
             )
 
     def _plan(self, files: RemoteFiles, cargo: Cargo, slot: Slot) -> Plan:

@@ -96,7 +96,7 @@ class RobocopyTransport:
         if needed_bytes > spare:
             raise OutOfSpace(
                 f"the inbox {self._config.path} has room for {max(spare, 0):,} bytes, the delivery needs {needed_bytes:,}",
-                next_command="lading inbox",
+                next_command="lading inbox list",
             )
 
     def plan(self, cargo: Cargo, slot: Slot) -> Plan:
@@ -155,7 +155,7 @@ class RobocopyTransport:
         except OutOfSpace as exc:
             free, total = self._inbox().room()
             raise OutOfSpace(
-                f"{exc.message}; {free:,} of {total:,} bytes are free", safe=exc.safe, next_command="lading inbox"
+                f"{exc.message}; {free:,} of {total:,} bytes are free", safe=exc.safe, next_command="lading inbox list"
             ) from None
         with suppress(OSError):
             call.log.unlink(missing_ok=True)  # the log of a failed call stays, for people

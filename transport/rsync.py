@@ -114,7 +114,7 @@ class RsyncTransport:
                 raise OutOfSpace(
                     f"the inbox {local} has room for {free:,} bytes, the delivery needs {needed_bytes:,}: "
                     f"{needed_bytes - free:,} bytes are missing",
-                    next_command="lading inbox",
+                    next_command="lading inbox list",
                 )
 
     def plan(self, cargo: Cargo, slot: Slot) -> Plan:

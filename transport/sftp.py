@@ -305,7 +305,7 @@ class SftpFiles:
             raise OutOfSpace(
                 f"{doing}: the disk of the inbox is full; {size:,} bytes are needed, {free:,} are free",
                 safe="what arrived is kept for the next attempt",
-                next_command="lading inbox",
+                next_command="lading inbox list",
             ) from exc
 
     # -- asking ------------------------------------------------------------------------------------------------------

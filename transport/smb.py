@@ -55,7 +55,7 @@ _KINDS: dict[str, type[LadingError]] = {
 }
 _NEXT: dict[type[LadingError], str] = {
     AccessDenied: "lading doctor",
-    OutOfSpace: "lading inbox",
+    OutOfSpace: "lading inbox list",
     UnexpectedFault: "lading doctor",
 }
 

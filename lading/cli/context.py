@@ -59,8 +59,20 @@ class App:
             yield desk
 
 
+class Misused(LadingError):
+    """The command line cannot be read: click's own errors, for who asked for JSON."""
+
+    code = "usage"
+    exit_code = click.UsageError.exit_code
+
+
 class Group(click.Group):
     """A group whose errors leave as one message, with the exit code of their class. In the order they were added."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does; whether somebody asked for JSON is noted before anything can be wrong."""
+        ctx.meta.update({JSON_KEY: "--json" in args, _LINES_KEY: "--json-lines" in args})
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """As added: the order in which a newcomer meets them."""
@@ -73,6 +85,13 @@ class Group(click.Group):
         except LadingError as exc:
             output.fail(exc, as_json=wants_json(ctx), as_lines=wants_lines(ctx))
             sys.exit(exc.exit_code)
+        except click.UsageError as exc:
+            if not (wants_json(ctx) or wants_lines(ctx)):
+                raise
+            ask = f"{exc.ctx.command_path if exc.ctx else ctx.command_path} --help"
+            misused = Misused(exc.format_message(), safe="nothing was done", next_command=ask)
+            output.fail(misused, as_json=wants_json(ctx), as_lines=wants_lines(ctx))
+            sys.exit(misused.exit_code)
 
 
 def wants_json(ctx: click.Context) -> bool:

@@ -45,7 +45,8 @@ def _end(config: Config, route: str) -> "GlobusTransport | GlobusSource":
     kinds = {name: dict(table) for name, table in (("transport", chosen.transport), ("fetch", chosen.fetch))}
     if not any(table.get("kind") == "globus" for table in kinds.values()):
         raise ConfigError(
-            f"neither transport nor fetch of the route {route} is of the kind globus: there is nobody to log in"
+            f"neither transport nor fetch of the route {route} is of the kind globus: there is nobody to log in",
+            next_command=f"edit {config.file}",
         )
     try:
         from transport.globus import GlobusTransport  # noqa: PLC0415 - an extra

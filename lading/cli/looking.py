@@ -21,7 +21,9 @@ from lading.valves import OPEN, told
 
 
 @click.command()
-@click.option("--hours", type=float, default=24, show_default=True, help="How far back 'done' counts.")
+@click.option(
+    "--hours", type=click.FloatRange(min=0), default=24, show_default=True, help="How far back 'done' counts."
+)
 @json_option
 @pass_app
 def status(app: App, hours: float, as_json: bool) -> None:

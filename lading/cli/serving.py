@@ -26,6 +26,11 @@ def inbox() -> None:
 def create(app: App, name: str | None, as_json: bool) -> None:
     """Make the inbox NAME of the settings (or all of them): its folders and its sentinel."""
     made = []
+    if not app.config.inboxes:
+        raise ConfigError(
+            "the settings name no inbox: it is made on the machine that serves it, from [inboxes.NAME] in its settings",
+            next_command=f"edit {app.config.file}",
+        )
     for each in [name] if name else list(app.config.inboxes):
         if each not in app.config.inboxes:
             raise ConfigError(f"no inbox {each!r} in the settings{nearest(each, app.config.inboxes)}")
@@ -36,9 +41,6 @@ def create(app: App, name: str | None, as_json: bool) -> None:
         return
     for each, opened in made:
         output.say(f"inbox {each} is ready at {opened.root} (id {opened.id})")
-    if not made:
-        output.say("the settings name no inbox")
-        output.say_next(f"{app.program} init --role server")
 
 
 @inbox.command("list")
@@ -46,18 +48,22 @@ def create(app: App, name: str | None, as_json: bool) -> None:
 @pass_app
 def list_inboxes(app: App, as_json: bool) -> None:
     """Every inbox of the settings: sentinel, room, what lies in it."""
-    rows = []
+    found: list[tuple[str, str, str, int | None, int | None]] = []
     for name, config in app.config.inboxes.items():
         try:
             opened = Inbox.open(config.path)
             free, _ = opened.room()
-            rows.append((name, str(config.path), "ready", output.size(free), str(sum(1 for _ in opened.arrivals()))))
+            found.append((name, str(config.path), "ready", free, sum(1 for _ in opened.arrivals())))
         except LadingError as exc:
-            rows.append((name, str(config.path), exc.message, "", ""))
+            found.append((name, str(config.path), exc.message, None, None))
     if as_json:
-        keys = ("name", "path", "state", "free", "sealed")
-        output.answer({"inboxes": [dict(zip(keys, row, strict=True)) for row in rows]})
+        keys = ("name", "path", "state", "free_bytes", "sealed")
+        output.answer({"inboxes": [dict(zip(keys, one, strict=True)) for one in found]})
         return
+    rows = [
+        (name, path, state, "" if free is None else output.size(free), "" if sealed is None else str(sealed))
+        for name, path, state, free, sealed in found
+    ]
     output.table(("inbox", "path", "state", "free", "sealed"), rows, right=("free", "sealed"))
 
 

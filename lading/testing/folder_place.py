@@ -18,7 +18,7 @@ ERRORS: Mapping[str, LadingError | ValueError] = {
     "denied": AccessDenied("no way in", safe="all of it", next_command="lading doctor"),
     "changed": SourceChanged("it is another", safe="nothing is there"),
     "corrupted": Corrupted("damaged", paths=["a b", "ü"], safe="the rest"),
-    "full": OutOfSpace("no room", safe="what is there", next_command="lading inbox"),
+    "full": OutOfSpace("no room", safe="what is there", next_command="lading inbox list"),
     "unreachable": Unreachable("the line is cut", safe="what is there"),
     "foreign": ValueError("a bug"),
 }

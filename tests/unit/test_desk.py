@@ -8,7 +8,7 @@ import pytest
 
 from lading.agent.outbox import Outbox
 from lading.delivery import Delivery, DeliveryId, Labels, Stage
-from lading.desk import Account, Desk
+from lading.desk import Account, Desk, UnknownDelivery
 from lading.errors import ConfigError
 from lading.memories import AgentMemory
 
@@ -113,4 +113,15 @@ def test_pausing_what_the_server_has_does_not_fail_for_the_senders_part(tmp_path
     assert server.asked == ["pause", "resume"]
     with pytest.raises(ConfigError):
         Desk(agent=AgentMemory(outbox)).pause(item.id)
+    outbox.close()
+
+
+def test_a_mistyped_route_is_named_with_the_nearest_one(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "home")
+    desk = Desk(agent=AgentMemory(outbox), targets=frozenset({"mri", "xnat"}))
+
+    with pytest.raises(UnknownDelivery, match=r"no delivery, route or repository 'xnta'; did you mean 'xnat'\?"):
+        desk.pause("xnta")
+    with pytest.raises(UnknownDelivery, match="no delivery '2026'"):
+        desk.pause("2026")
     outbox.close()
