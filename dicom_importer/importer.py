@@ -1,6 +1,7 @@
 """Stores deliveries at a DICOM node and proves, image by image, that they are there. The other modules are its steps."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -12,12 +13,12 @@ from typing import Self
 import structlog
 
 from dicom_importer.commitment import Listener, Reports, ask, new_transaction
-from dicom_importer.contents import Contents, File, Image, Other
+from dicom_importer.contents import Contents, File, Image, Other, local_path
 from dicom_importer.errors import SAFE
 from dicom_importer.ledger import Ledger
 from dicom_importer.node import COMMITMENT, STUDY_ROOT_GET, Node, NotOffered
-from dicom_importer.readback import IN_ONE_REQUEST, ReadBack
-from dicom_importer.sending import Sending, Tally, names
+from dicom_importer.readback import IN_ONE_REQUEST, REPLACED, ReadBack, is_ours
+from dicom_importer.sending import OPEN, Sending, Tally, names
 from dicom_importer.settings import RepositorySettings, RouteSettings, repository_settings, route_settings
 from lading.delivery import FileOutcome, Outcome, Parcel
 from lading.disk import translated as on_disk
@@ -302,10 +303,12 @@ class DicomImporter:
             if image.sop in report.failed:
                 reason = report.failed[image.sop]
                 yield image, Outcome.MISSING, f"the node does not vouch for it (reason {reason:#06x})"
-            elif image.sop in report.committed:
+            elif image.sop not in report.committed:
+                yield image, Outcome.UNVERIFIED, "the node's report does not mention it"
+            elif _lies_here_unchanged(parcel, image):  # for what it was sent the node vouches, and for nothing else
                 yield image, Outcome.VERIFIED, "storage-commitment"
             else:
-                yield image, Outcome.UNVERIFIED, "the node's report does not mention it"
+                yield image, Outcome.UNVERIFIED, REPLACED
         with on_disk("noting a storage commitment", self._state):
             self._reports.use(transaction, parcel.delivery.id)
 
@@ -361,6 +364,12 @@ class DicomImporter:
                 yield _outcome(
                     twin, Outcome.MISSING, f"{image.path} has its SOPInstanceUID, and a node holds one of them"
                 )
+
+
+def _lies_here_unchanged(parcel: Parcel, image: Image) -> bool:
+    path = local_path(parcel.root, image.path)
+    with on_disk("reading an image", path), os.fdopen(os.open(path, OPEN), "rb", buffering=0) as copy:
+        return is_ours(image, copy)
 
 
 def _demand_accepted(node: Node, contents: Contents) -> None:

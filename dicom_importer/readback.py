@@ -1,5 +1,6 @@
 """Reads images back by C-GET and compares them with our files, piece by piece while they come."""
 
+import hashlib
 import os
 import queue
 import tempfile
@@ -7,8 +8,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 import pydicom
 from pydicom import config as pydicom_config
@@ -28,7 +30,11 @@ from transport import dicom_wire as wire
 from transport.dicom_commands import Broken, Message, WireError
 from transport.dicom_wire import Association, Proposal
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
 BYTES, CONTENT = "read-back", "read-back, all elements and pixel data"
+REPLACED = "our copy in the inbox is not what its manifest says any more"
 IN_ONE_REQUEST = 64
 _PENDING = 0xFF00
 _SOME_FAILED = 0xB000
@@ -219,11 +225,15 @@ def _compared(line: Association, message: Message, image: Image | None, back: Re
     path = local_path(back.root, image.path)
     with reading("comparing an image", path), os.fdopen(os.open(path, OPEN), "rb", buffering=0) as file:
         start = dataset_start(path, file)
-        file.seek(start)
-        theirs = _differing(line, file, start, back.scratch)
+        file.seek(0)
+        witness = hashlib.sha256(_exactly(file, start))
+        theirs = _differing(line, file, start, back.scratch, witness)
         if theirs is None:
-            return Seen(image, Outcome.VERIFIED, BYTES)
+            same = witness.hexdigest() == image.sha256
+            return Seen(image, Outcome.VERIFIED, BYTES) if same else Seen(image, Outcome.UNVERIFIED, REPLACED)
         with theirs:
+            if not is_ours(image, file):
+                return Seen(image, Outcome.UNVERIFIED, REPLACED)
             if context is None or context.syntax != image.syntax:
                 return Seen(image, Outcome.UNVERIFIED, "given back in another transfer syntax")
             theirs.seek(0)
@@ -231,10 +241,16 @@ def _compared(line: Association, message: Message, image: Image | None, back: Re
             return Seen(image, outcome, how)
 
 
-def _differing(line: Association, ours: BinaryIO, start: int, scratch: Path) -> "IO[bytes] | None":
+def is_ours(image: Image, copy: FileIO) -> bool:
+    """Whether the copy is what the manifest is about still; senders share the published folders with us."""
+    copy.seek(0)
+    return hashlib.file_digest(copy, "sha256").hexdigest() == image.sha256
+
+
+def _differing(line: Association, ours: BinaryIO, start: int, scratch: Path, witness: "_Hash") -> "IO[bytes] | None":
     """The data set that comes, as a file with our own head, if it differs from the rest of `ours`; None if it is the same.
 
-    Raises Broken when it does not end.
+    What is equal goes into `witness`. Raises Broken when it does not end.
     """
     position, theirs = start, None
     left = _MOST_TIMES * os.fstat(ours.fileno()).st_size + _IN_MEMORY
@@ -246,6 +262,7 @@ def _differing(line: Association, ours: BinaryIO, start: int, scratch: Path) -> 
             theirs_now = bytes(piece)
             own = _exactly(ours, len(piece))
             if own == theirs_now:
+                witness.update(own)
                 position += len(own)
                 continue
             theirs = _beginning(ours, position, scratch)

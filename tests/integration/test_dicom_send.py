@@ -26,7 +26,7 @@ from lading.testing.carrying import FileJournal
 from lading.testing.certificates import certificates
 from lading.testing.dicom import new_study, write_dicom
 from lading.testing.dicom_nodes import Node, dataset, missing_for_dicom, stored, storescp
-from lading.testing.dicom_world import DicomWorld, Relay
+from lading.testing.dicom_world import DicomWorld, Relay, other_pixels
 from lading.testing.importer_suite import MemoryJournal, all_verified, bring_home, by_path, carry_out
 from lading.testing.importing import Errand
 from lading.testing.orthanc_node import Orthanc, missing_for_orthanc
@@ -333,6 +333,20 @@ def test_the_nodes_own_report_is_a_proof_and_its_transaction_was_noted_first(wor
     assert journal.notes["commitment"] == record.target["commitment"]
     assert all_verified(outcomes, parcel)
     assert {outcome.how for outcome in outcomes.values()} == {"storage-commitment"}
+
+
+@pytest.mark.parametrize("proof", ["read-back", "commitment"])
+def test_an_image_that_was_replaced_before_it_was_sent_is_not_called_verified(world: DicomWorld, proof: str) -> None:
+    """As long, and readable: the node has what lay there then, which is not what was accepted."""
+    parcel = world.parcel(images=3)
+    replaced = parcel.root / "0002.dcm"
+    replaced.write_bytes(other_pixels(replaced.read_bytes()))
+    importer = committing(world) if proof == "commitment" else world.importer()
+
+    outcomes = by_path(importer.verify(parcel, carry_out(importer, parcel)))
+
+    assert Counter(str(outcome.outcome) for outcome in outcomes.values()) == {"verified": 2, "unverified": 1}
+    assert "manifest" in outcomes["0002.dcm"].how
 
 
 def test_a_report_proves_once_and_then_the_node_is_asked_again(world: DicomWorld) -> None:

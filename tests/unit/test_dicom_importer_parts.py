@@ -7,6 +7,7 @@ import struct
 import sys
 import threading
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -171,7 +172,7 @@ def test_an_image_that_does_not_end_when_it_is_read_back_does_not_fill_the_disk(
     node.start()
     try:
         with ours, own.open("rb", buffering=0) as file, pytest.raises(Broken, match="far more than we have"):
-            _differing(Association(ours, (), peer_takes=0), file, 0, tmp_path / "scratch")
+            _differing(Association(ours, (), peer_takes=0), file, 0, tmp_path / "scratch", sha256())
     finally:
         node.join()
 
