@@ -11,12 +11,15 @@ import pytest
 
 from lading import doctor
 from lading.config import Config, load
+from lading.engine.database import Connection
 from lading.engine.parts import Parts
+from lading.engine.reporting import conditions
 from lading.engine.serving import BELIEVED_S, RENEW_S, STANDS_S, Keeper, Onlooker, ServedParts
 from lading.errors import Unreachable
 from lading.inbox import Inbox
 from lading.staging import serving
 from lading.staging.serving import SERVING, Serving
+from lading.testing.fakes import FolderParts
 
 A = "0b0e1f6a-0000-4000-8000-00000000000a"
 B = "0b0e1f6a-0000-4000-8000-00000000000b"
@@ -309,6 +312,31 @@ def test_the_doctor_repeats_what_the_server_says(config: Config) -> None:
     (found,) = [each for each in doctor.pulse(config) if each.area.startswith("inbox")]
     assert (found.level, found.text) == ("warn", words)
     assert found.next_command.endswith("serving.json")
+
+
+class NoRows:
+    """A database with nothing in it."""
+
+    def execute(self, *_: object) -> "NoRows":
+        return self
+
+    def fetchall(self) -> list[object]:
+        return []
+
+
+def test_the_operators_are_told(config: Config, inbox: Inbox, clock: Clock) -> None:
+    serving.write(inbox.root, OTHER)
+    ours = keeper(inbox, clock)
+    ours.keep()
+    served = ServedParts(FolderParts(config), ours)
+
+    (told,) = conditions(cast("Connection", NoRows()), config, served)
+    assert (told.key, told.what) == ("served/main", "two servers were given the inbox main")
+    assert "served by otherhost" in told.detail
+
+    (inbox.root / SERVING).unlink()
+    ours.keep()
+    assert conditions(cast("Connection", NoRows()), config, served) == []
 
 
 @pytest.mark.parametrize("heartbeat", ["", "[]", '{"inboxes": 3}', '{"pid": 1}'])
