@@ -69,7 +69,7 @@ class Bench:
 
         def known():
             noted.append(self.ledger.part(DELIVERY, NAME))
-            return self.durable() >= flushed
+            return noted[-1].durable >= flushed
 
         self.bring(Cut(5 * MIB, known), boot=boot, flush_every=MIB if flushed else 1 << 40)
         self.ledger.note_part(DELIVERY, NAME, noted[-1], durably=True)
