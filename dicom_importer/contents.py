@@ -2,15 +2,20 @@
 
 # ruff: noqa: S608 - the queries are put together from words of this file only
 
+import errno
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from lading.checks.dicom_headers import DicomUnreadable, Header, read_header
 from lading.delivery import Outcome, Parcel
+from lading.disk import translated
+from lading.errors import Corrupted
+from lading.listing.below import open_below
 from lading.manifest import Entry
 
 _TABLES = """
@@ -251,6 +256,27 @@ def _text(path: bytes) -> str:
 def local_path(root: Path, path: str) -> Path:
     """Where a file of the parcel lies."""
     return root.joinpath(*path.split("/"))
+
+
+def opened(root: Path, path: str, *, inbox: Path | None) -> FileIO:
+    """A file of the parcel, for reading without a buffer. Folders are real ones from `inbox` down, where `root` is in it.
+
+    Senders share the inbox with us: no link is followed, for it may lead to a file of somebody else's. Raises Corrupted for one,
+    and as `lading.disk.translated` does.
+    """
+    where = local_path(root, path)
+    with translated("reading an image", where):
+        try:
+            return cast("FileIO", open_below(root, path, within=inbox).detach())
+        except (OSError, ValueError) as exc:
+            if isinstance(exc, OSError) and not isinstance(exc, NotADirectoryError) and exc.errno != errno.ELOOP:
+                raise
+            raise Corrupted(
+                f"reading {path}: it is no regular file any more, or lies behind a link",
+                paths=[path],
+                safe="It was not sent.",
+                next_command="lading doctor",
+            ) from exc
 
 
 def _lacks(header: Header) -> str:

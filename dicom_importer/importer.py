@@ -1,7 +1,6 @@
 """Stores deliveries at a DICOM node and proves, image by image, that they are there. The other modules are its steps."""
 
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -13,12 +12,12 @@ from typing import Self
 import structlog
 
 from dicom_importer.commitment import Listener, Reports, ask, new_transaction
-from dicom_importer.contents import Contents, File, Image, Other, local_path
+from dicom_importer.contents import Contents, File, Image, Other, opened
 from dicom_importer.errors import SAFE
 from dicom_importer.ledger import Ledger
 from dicom_importer.node import COMMITMENT, STUDY_ROOT_GET, Node, NotOffered
 from dicom_importer.readback import IN_ONE_REQUEST, REPLACED, ReadBack, is_ours
-from dicom_importer.sending import OPEN, Sending, Tally, names
+from dicom_importer.sending import Sending, Tally, names
 from dicom_importer.settings import RepositorySettings, RouteSettings, repository_settings, route_settings
 from lading.delivery import FileOutcome, Outcome, Parcel
 from lading.disk import translated as on_disk
@@ -40,16 +39,18 @@ _LONGEST_PAUSE_S = 2.0
 class DicomImporter:
     """The Importer for one DICOM node and one route. Safe to share between threads."""
 
-    def __init__(self, settings: RepositorySettings, route: RouteSettings, *, state: Path) -> None:
-        self._settings, self._route, self._state = settings, route, state
+    def __init__(
+        self, settings: RepositorySettings, route: RouteSettings, *, state: Path, inbox: Path | None = None
+    ) -> None:
+        self._settings, self._route, self._state, self._inbox = settings, route, state, inbox
         self._reports = Reports(state)
         self._listener = Listener(settings, state, self._reports) if settings.commitment_port else None
         self._planned = threading.local()  # `last`: a plan, and the contents that were read for it
 
     @classmethod
-    def from_settings(cls, repository_table: Settings, route_table: Settings, *, inbox_root: Path, state: Path) -> Self:  # noqa: ARG003 - the role's
+    def from_settings(cls, repository_table: Settings, route_table: Settings, *, inbox_root: Path, state: Path) -> Self:
         """From `[repositories.NAME]` (without `kind` and `imports`) and `[routes.NAME.import]`. Raises ConfigError."""
-        return cls(repository_settings(repository_table), route_settings(route_table), state=state)
+        return cls(repository_settings(repository_table), route_settings(route_table), state=state, inbox=inbox_root)
 
     def __repr__(self) -> str:
         return f"DicomImporter({self._settings.called}@{self._settings.address})"
@@ -176,7 +177,7 @@ class DicomImporter:
             self._note_there(node, contents, ledger)
             if not contents.missing:
                 break
-            tally = Sending(node, parcel.root, contents, ledger).all()
+            tally = Sending(node, parcel.root, contents, ledger, self._inbox).all()
             total.sent += tally.sent
             total.warnings += tally.warnings
             total.warned += tally.warned
@@ -232,7 +233,7 @@ class DicomImporter:
         self, node: Node, parcel: Parcel, contents: Contents, record: ImportRecord
     ) -> Iterator[tuple[Image, Outcome, str]]:
         """C-GET, again and again until everything came back, or nothing more has come for as long as `settle`."""
-        back = ReadBack(node, parcel.root, contents, self._state / "dicom-scratch")
+        back = ReadBack(node, parcel.root, contents, self._state / "dicom-scratch", self._inbox)
         until, pause, is_last = time.monotonic() + self._settings.settle, _PAUSE_S, False
         together = IN_ONE_REQUEST
         while True:
@@ -305,12 +306,18 @@ class DicomImporter:
                 yield image, Outcome.MISSING, f"the node does not vouch for it (reason {reason:#06x})"
             elif image.sop not in report.committed:
                 yield image, Outcome.UNVERIFIED, "the node's report does not mention it"
-            elif _lies_here_unchanged(parcel, image):  # for what it was sent the node vouches, and for nothing else
+            elif self._lies_here_unchanged(
+                parcel, image
+            ):  # for what it was sent the node vouches, and for nothing else
                 yield image, Outcome.VERIFIED, "storage-commitment"
             else:
                 yield image, Outcome.UNVERIFIED, REPLACED
         with on_disk("noting a storage commitment", self._state):
             self._reports.use(transaction, parcel.delivery.id)
+
+    def _lies_here_unchanged(self, parcel: Parcel, image: Image) -> bool:
+        with opened(parcel.root, image.path, inbox=self._inbox) as copy:
+            return is_ours(image, copy)
 
     def _ask_again(self, node: Node, parcel: Parcel, contents: Contents) -> str:
         """A report that was a proof once says nothing about today: ask for another, once."""
@@ -364,12 +371,6 @@ class DicomImporter:
                 yield _outcome(
                     twin, Outcome.MISSING, f"{image.path} has its SOPInstanceUID, and a node holds one of them"
                 )
-
-
-def _lies_here_unchanged(parcel: Parcel, image: Image) -> bool:
-    path = local_path(parcel.root, image.path)
-    with on_disk("reading an image", path), os.fdopen(os.open(path, OPEN), "rb", buffering=0) as copy:
-        return is_ours(image, copy)
 
 
 def _demand_accepted(node: Node, contents: Contents) -> None:

@@ -17,10 +17,10 @@ from pydicom import config as pydicom_config
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
-from dicom_importer.contents import Contents, Image, local_path
+from dicom_importer.contents import Contents, Image, local_path, opened
 from dicom_importer.errors import translated
 from dicom_importer.node import PLAIN_SYNTAXES, STUDY_ROOT_GET, Node, NotOffered, encoded, read_dataset
-from dicom_importer.sending import OPEN, dataset_start
+from dicom_importer.sending import dataset_start
 from dicom_importer.shared import Shared
 from lading.delivery import Outcome
 from lading.disk import translated as reading
@@ -73,6 +73,7 @@ class ReadBack:
     root: Path
     contents: Contents
     scratch: Path
+    inbox: Path | None = None
 
     def seen(self, together: int) -> Iterator[Seen]:
         """Each unproven image that comes back, asked for so many `together`. Over several associations; order free.
@@ -223,7 +224,7 @@ def _compared(line: Association, message: Message, image: Image | None, back: Re
         return None
     context = line.contexts.get(message.context)
     path = local_path(back.root, image.path)
-    with reading("comparing an image", path), os.fdopen(os.open(path, OPEN), "rb", buffering=0) as file:
+    with reading("comparing an image", path), opened(back.root, image.path, inbox=back.inbox) as file:
         start = dataset_start(path, file)
         file.seek(0)
         witness = hashlib.sha256(_exactly(file, start))

@@ -11,7 +11,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 from pynetdicom.dsutils import split_dataset
 
-from dicom_importer.contents import Contents, Image, local_path
+from dicom_importer.contents import Contents, Image, local_path, opened
 from dicom_importer.errors import SAFE, Kind, kind_of, translated
 from dicom_importer.ledger import Ledger
 from dicom_importer.node import Node
@@ -29,7 +29,6 @@ _REMEMBERED = 100
 _OUT_OF_RESOURCES_IN_A_ROW = 3
 """A node that refuses one image for want of resources may take the next; after so many it is left alone."""
 _WORTH_AN_ASSOCIATION = 8
-OPEN = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
 @dataclass
@@ -83,6 +82,7 @@ class Sending:
     root: Path
     contents: Contents
     ledger: Ledger
+    inbox: Path | None = None
     tally: Tally = field(default_factory=Tally)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -194,8 +194,9 @@ class _Line:
             {dimse.AFFECTED_CLASS: image.sop_class, dimse.AFFECTED_INSTANCE: image.sop, dimse.PRIORITY: dimse.MEDIUM},
             has_data=True,
         )
-        path = local_path(self._sending.root, image.path)
-        with reading("storing an image", path), os.fdopen(os.open(path, OPEN), "rb", buffering=0) as file:
+        root, inbox = self._sending.root, self._sending.inbox
+        path = local_path(root, image.path)
+        with reading("storing an image", path), opened(root, image.path, inbox=inbox) as file:
             size = os.fstat(file.fileno()).st_size
             if size != image.size:
                 raise Corrupted(

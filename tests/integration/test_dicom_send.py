@@ -20,7 +20,7 @@ from dicom_importer.commitment import Reports
 from dicom_importer.importer import DicomImporter
 from lading.checks.dicom_headers import Header, read_header
 from lading.delivery import Labels, Outcome, Parcel
-from lading.errors import AccessDenied, ConfigError, Refused, TargetMissing, TargetUnavailable
+from lading.errors import AccessDenied, ConfigError, LadingError, Refused, TargetMissing, TargetUnavailable
 from lading.inbox import Inbox, InboxLimits
 from lading.testing.carrying import FileJournal
 from lading.testing.certificates import certificates
@@ -347,6 +347,27 @@ def test_an_image_that_was_replaced_before_it_was_sent_is_not_called_verified(wo
 
     assert Counter(str(outcome.outcome) for outcome in outcomes.values()) == {"verified": 2, "unverified": 1}
     assert "manifest" in outcomes["0002.dcm"].how
+
+
+@pytest.mark.parametrize("where", ["file", "folder"])
+def test_an_image_that_was_swapped_for_a_link_is_not_followed(world: DicomWorld, tmp_path: Path, where: str) -> None:
+    """A sender could have had images of others, that we may read and he may not, sent to a node of his own."""
+    others = tmp_path / "others"
+    write_dicom(others / "0001.dcm", study=new_study(), series=new_study(), instance=1)
+    image = (others / "0001.dcm").read_bytes()
+    labels = Labels(world.project, "sub-001", "MR1")
+    parcel = publish(world.inbox, labels, {"series/0001.dcm": other_pixels(image)})
+    (parcel.root / "series" / "0001.dcm").unlink()
+    if where == "file":
+        (parcel.root / "series" / "0001.dcm").symlink_to(others / "0001.dcm")
+    else:
+        (parcel.root / "series").rmdir()
+        (parcel.root / "series").symlink_to(others)
+
+    with pytest.raises(LadingError, match=r"series/0001\.dcm"):
+        carry_out(world.importer(), parcel)
+
+    assert world.relay.stores == 0
 
 
 def test_a_report_proves_once_and_then_the_node_is_asked_again(world: DicomWorld) -> None:
