@@ -9,6 +9,7 @@ LadingError
 │  ├─ Corrupted           nobody     retried (that file only)
 │  ├─ AccessDenied        operator   held     credentials, permissions, host key, certificate
 │  └─ OutOfSpace          operator   held     which disk, how much is missing
+│     └─ OwnDiskFull      operator   held     the disk of Lading's own notes and lists, not the target's
 ├─ Rejected               sender     final    carries the findings
 ├─ ImporterError
 │  ├─ TargetUnavailable   nobody     retried  server down or saturated, session lost
@@ -124,6 +125,12 @@ class OutOfSpace(TransportError):
     """The target disk has not enough room."""
 
     code = "out-of-space"
+
+
+class OwnDiskFull(OutOfSpace):
+    """The disk on which Lading writes its own notes and lists is full: `home`, or the inbox where a list is made there."""
+
+    code = "own-disk-full"
 
 
 class Rejected(LadingError):

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, BinaryIO, TypeVar
 
-from lading.errors import AccessDenied, LadingError, OutOfSpace, Rejected, Unreachable
+from lading.errors import AccessDenied, LadingError, OwnDiskFull, Rejected, Unreachable
 from lading.filters import FileRules
 from lading.findings import Finding, Severity, error
 from lading.listing.ahead import SurveyAhead
@@ -315,7 +315,7 @@ class _Writing:
             doing = f"writing the manifest into {self._folder}: {exc.strerror or exc}"
             if exc.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
                 free = shutil.disk_usage(self._folder).free
-                raise OutOfSpace(f"{doing}; {free} bytes are free", safe="the source is untouched") from exc
+                raise OwnDiskFull(f"{doing}; {free} bytes are free", safe="the source is untouched") from exc
             if isinstance(exc, PermissionError):
                 raise AccessDenied(doing) from exc
             raise Unreachable(doing) from exc

@@ -17,7 +17,16 @@ from lading.agent.outbox import Outbox, Outgoing
 from lading.agent.parts import AgentParts
 from lading.delivery import DeliveryId, Receipt, Stage
 from lading.disk import sync_folder
-from lading.errors import AccessDenied, Actor, EngineError, LadingError, NotVerified, SourceChanged, Unreachable
+from lading.errors import (
+    AccessDenied,
+    Actor,
+    EngineError,
+    LadingError,
+    NotVerified,
+    OwnDiskFull,
+    SourceChanged,
+    Unreachable,
+)
 from lading.findings import error as error_finding
 from lading.listing.below import Below
 from lading.listing.entries import Entry
@@ -250,7 +259,8 @@ def _differs(item: Outgoing, path: str, how: str) -> SourceChanged:
 
 def _keep(outbox: Outbox, item: Outgoing, error: LadingError) -> None:
     log.warning("source kept", delivery=item.id, code=error.code, error=error.message)
-    if error.retried and not isinstance(error, SourceChanged):
+    passes = error.retried or isinstance(error, OwnDiskFull)
+    if passes and not isinstance(error, SourceChanged):
         again = outbox.clock() + _ASK_AGAIN_S
         later = {"not_before": again} if item.stage is Stage.CLEANABLE else {"grace_until": again}
         outbox.amend(item.id, error_code=error.code, error=error.message, next_command=error.next_command, **later)
