@@ -20,6 +20,7 @@ from dicom_importer.readback import IN_ONE_REQUEST, REPLACED, ReadBack, is_ours
 from dicom_importer.sending import Sending, Tally, names
 from dicom_importer.settings import RepositorySettings, RouteSettings, repository_settings, route_settings
 from lading.delivery import FileOutcome, Outcome, Parcel
+from lading.disk import is_real_folder
 from lading.disk import translated as on_disk
 from lading.errors import ConfigError, Refused, TargetMissing, TargetUnavailable
 from lading.findings import Finding, warning
@@ -152,6 +153,13 @@ class DicomImporter:
         return Ledger(self._state, parcel.delivery.id, str(node))
 
     def _contents(self, parcel: Parcel, skips: Mapping[str, str]) -> Contents:
+        if parcel.published and not is_real_folder(parcel.root):
+            raise Refused(
+                f"comparing {parcel.delivery.labels} with the DICOM node {self._settings.address}: the copy in the inbox was "
+                "withdrawn, and only it tells which images there are and what is in them",
+                safe="What the node holds stays as it is.",
+                next_command="send the session again from its source: what the node holds of it is not sent",
+            )
         return Contents.of(parcel, skips, leave_others=self._route.others == "leave")
 
     def _planned_contents(self, parcel: Parcel, plan: ImportPlan) -> Contents:

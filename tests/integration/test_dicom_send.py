@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -368,6 +369,18 @@ def test_an_image_that_was_swapped_for_a_link_is_not_followed(world: DicomWorld,
         carry_out(world.importer(), parcel)
 
     assert world.relay.stores == 0
+
+
+def test_what_was_withdrawn_from_the_inbox_is_said_to_be(world: DicomWorld) -> None:
+    """It was tried again for a day, as a file that is gone."""
+    parcel = world.parcel(images=1)
+    record = carry_out(world.importer(), parcel)
+    shutil.rmtree(parcel.root)
+
+    for step in (lambda: list(world.importer().verify(parcel, record)), lambda: world.importer().plan(parcel)):
+        with pytest.raises(Refused, match="withdrawn") as caught:
+            step()
+        assert caught.value.next_command
 
 
 def test_a_report_proves_once_and_then_the_node_is_asked_again(world: DicomWorld) -> None:
