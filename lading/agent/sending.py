@@ -100,7 +100,10 @@ def enqueue(  # noqa: PLR0917 - the order in which people think of them
     refusals = label_findings(wanted)
     if refusals:
         raise Rejected(
-            f"{wanted} cannot name a session: {refusals[0].message}", findings=refusals, safe="nothing was sent"
+            f"{wanted} cannot name a session: {refusals[0].message}",
+            findings=refusals,
+            safe="nothing was sent",
+            next_command=_with_labels(path, route),
         )
     rules = parts.rules(route)
     seen = glance(root, rules)

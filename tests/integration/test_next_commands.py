@@ -39,6 +39,15 @@ def test_sending_a_folder_whose_labels_are_not_known(instrument: Instrument, tmp
     assert "as P/S/L" in pasted(command).stdout
 
 
+def test_sending_a_folder_whose_name_can_be_no_label(instrument: Instrument) -> None:
+    session = instrument.write("P 1/Jane Doe/visit: 1", FILES)
+
+    refused = CliRunner().invoke(lading, ["send", str(session), "-r", "mri"])
+    (command,) = [line.removeprefix("next:  ") for line in refused.stderr.splitlines() if line.startswith("next:")]
+
+    assert "as P/S/L" in pasted(command).stdout
+
+
 def test_sending_anew_what_the_server_gave_up(instrument: Instrument) -> None:
     server = AnsweringServer(instrument.inbox)
     instrument.write("P 1/Jane Doe/visit 1", FILES)
