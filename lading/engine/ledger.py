@@ -18,6 +18,7 @@ from lading.engine.reaper import wake_idle
 from lading.engine.steps import step_at
 from lading.errors import LadingError, Rejected
 from lading.findings import Finding
+from lading.pipeline import IMPORT_RECORD
 from lading.seal import label_findings
 
 _WAITING = frozenset({Stage.ARRIVED, Stage.ACCEPTED, Stage.QUEUED})
@@ -234,6 +235,12 @@ class Ledger:
     def verify(self, delivery: DeliveryId, *, reread: bool = False) -> None:
         """Read it back from the repository again, and write a fresh receipt. `reread`: the repository reads its disk again."""
         with self._changing(delivery, "verify") as (connection, row):
+            if TableJournal(connection, delivery).recall(IMPORT_RECORD) is None:
+                raise NotNow(
+                    f"{delivery} is {row.stage} and was never imported: there is nothing to read back",
+                    safe="nothing was changed",
+                    next_command=f"lading show {delivery}",
+                )
             errand = "reread" if reread else "verify-again"
             _send_on_errand(connection, row, errand, "to be read back again" + (", from its disk" if reread else ""))
 

@@ -16,10 +16,11 @@ from lading.engine import admission, database, deliveries, jobs
 from lading.engine.database import Connection
 from lading.engine.deliveries import Change, Superseded, Told
 from lading.engine.judge import judge
-from lading.engine.ledger import Ledger
+from lading.engine.ledger import Ledger, NotNow
 from lading.engine.postgres import Cluster
 from lading.engine.reaper import Reaper, wake_idle
 from lading.errors import EngineError, Rejected, TargetUnavailable
+from lading.pipeline import IMPORT_RECORD
 from lading.testing.engine_site import bare_database
 from lading.testing.faultproxy import FaultProxy
 
@@ -267,3 +268,21 @@ def test_labels_that_cannot_name_folders_change_nothing(connection: Connection, 
     assert queued(connection) == []
     assert caught.value.safe == "nothing was changed"
     assert caught.value.next_command == f"lading fix {row.id} --session NEW-LABEL"
+
+
+def test_what_was_never_imported_is_not_read_back(connection: Connection, dsn: str) -> None:
+    """The importer was asked about an import that there is no record of, and failed in a way that nobody foresaw."""
+    row = arrive(connection)
+    deliveries.advance(connection, row, Stage.HELD, Change(held_from=Stage.QUEUED))
+    ledger = Ledger(dsn)
+    try:
+        with pytest.raises(NotNow, match="never imported"):
+            ledger.verify(DeliveryId(row.id))
+        assert queued(connection) == []
+
+        deliveries.TableJournal(connection, row.id).note(IMPORT_RECORD, "{}")
+        ledger.verify(DeliveryId(row.id))
+    finally:
+        ledger.close()
+
+    assert [job["step"] for job in queued(connection)] == ["verify-again"]
