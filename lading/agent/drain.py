@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 from lading import log
+from lading.agent.edge import foreseen
 from lading.agent.loop import drain
 from lading.agent.parts import DEFAULT_FACTORY, factory
 from lading.config import load
@@ -23,8 +24,9 @@ def main() -> int:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
-        config = load(chosen.config)
-        drain(config, factory(chosen.parts)(config), stop=stop)
+        with foreseen("carrying in the background"):
+            config = load(chosen.config)
+            drain(config, factory(chosen.parts)(config), stop=stop)
     except LadingError as exc:
         sys.stderr.write(f"{exc.code}: {exc.message}\n")
         return exc.exit_code

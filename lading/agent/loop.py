@@ -48,9 +48,11 @@ def run(config: Config, parts: AgentParts, outbox: Outbox, *, stop: threading.Ev
     receipt, clean what is due, and return. Raises ConfigError when another agent is at work, EngineError when the
     outbox cannot be written.
     """
-    config.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = agent_lock(config.home)
-    if not lock.acquire(patience=1.0):
+    with foreseen("starting the agent"):
+        config.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        ours = lock.acquire(patience=1.0)
+    if not ours:
         raise ConfigError(
             f"another agent (process {lock.holder()}) already works on {config.home}",
             safe="it goes on undisturbed",

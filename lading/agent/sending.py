@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from lading.agent import receipts
+from lading.agent.edge import foreseen
 from lading.agent.loop import LOOK_INTO_OUTBOX_S, has_carrier
 from lading.agent.outbox import Outbox
 from lading.agent.parts import DEFAULT_FACTORY, AgentParts
@@ -173,12 +174,17 @@ def ensure_carrier(config: Config, *, parts: str = DEFAULT_FACTORY) -> None:
 
     Raises ConfigError when it does not come up (its log is `logs/carrier.log` in the home folder).
     """
-    if has_carrier(config.home):
-        return
-    if config.file is None:
-        raise ConfigError(
-            "settings without a file cannot be handed to a background carrier", next_command="lading agent run"
-        )
+    with foreseen("starting the background carrier"):
+        if has_carrier(config.home):
+            return
+        if config.file is None:
+            raise ConfigError(
+                "settings without a file cannot be handed to a background carrier", next_command="lading agent run"
+            )
+        _start_carrier(config, parts)
+
+
+def _start_carrier(config: Config, parts: str) -> None:
     log_file = config.home / "logs" / "carrier.log"
     log_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     command = [sys.executable, "-m", "lading.agent.drain", "--config", str(config.file), "--parts", parts]

@@ -1,14 +1,18 @@
 """The agent's own disk is full: it says so, of that disk and of no inbox, and goes on by itself once there is room."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from lading.agent import loop
 from lading.agent.reporting import conditions
+from lading.agent.sending import ensure_carrier
 from lading.delivery import Stage
+from lading.errors import OwnDiskFull
 from lading.testing.instrument import FILES, AnsweringServer, Instrument, delivered
 from lading.testing.site import run, small_disk
 
@@ -41,6 +45,15 @@ def no_new_files(disk: Path) -> Iterator[None]:
         yield
     finally:
         run("mount", "-o", "remount,nr_inodes=100000", str(disk))
+
+
+def test_an_agent_or_a_carrier_that_cannot_be_started_says_why(instrument: Instrument, disk: Path) -> None:
+    # Seen: a traceback, of `lading send` too, whose delivery was safely noted.
+    with no_new_files(disk):
+        with pytest.raises(OwnDiskFull, match="starting the agent"):
+            loop.run(instrument.config, instrument.parts, instrument.outbox, stop=threading.Event(), once=True)
+        with pytest.raises(OwnDiskFull, match="starting the background carrier"):
+            ensure_carrier(instrument.config)
 
 
 def test_what_cannot_be_listed_there_is_carried_once_there_is_room(instrument: Instrument, disk: Path) -> None:
