@@ -102,18 +102,26 @@ def _guarded(desk: Desk, job: jobs.Job) -> None:
     try:
         desk.do(job)
     except EngineError as exc:
-        _leave(exc.message)
+        # Words that no database takes would end the next worker too, and the one after it.
+        if not isinstance(exc.__cause__, psycopg.DataError):
+            _leave(exc.message)
+            return
+        _hold(desk, job, exc)
     except Exception as exc:  # noqa: BLE001 - the one place: whatever no table translates is held, with its cause
-        _log.exception("unexpected", delivery=job.delivery, step=job.step)
-        fault = UnexpectedFault(
-            f"{job.step} of {job.delivery} met a fault that nobody foresaw: {type(exc).__name__}: {exc}",
-            safe="the files are in the inbox, and at the source",
-            next_command=f"lading retry {job.delivery}",
-        )
-        try:
-            hold(desk, job, fault)
-        except LadingError as lost:
-            _leave(lost.message)
+        _hold(desk, job, exc)
+
+
+def _hold(desk: Desk, job: jobs.Job, exc: Exception) -> None:
+    _log.exception("unexpected", delivery=job.delivery, step=job.step)
+    fault = UnexpectedFault(
+        f"{job.step} of {job.delivery} met a fault that nobody foresaw: {type(exc).__name__}: {exc}",
+        safe="the files are in the inbox, and at the source",
+        next_command=f"lading retry {job.delivery}",
+    )
+    try:
+        hold(desk, job, fault)
+    except LadingError as lost:
+        _leave(lost.message)
 
 
 def _hold_presence(worker: Worker, dsn: str) -> None:

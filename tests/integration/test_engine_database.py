@@ -7,18 +7,22 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import psycopg
 import pytest
 
 from lading.delivery import Delivery, DeliveryId, Labels, Stage, new_delivery_id
-from lading.engine import admission, database, deliveries, jobs
+from lading.engine import admission, database, deliveries, jobs, steps, worker
 from lading.engine.database import Connection
 from lading.engine.deliveries import Change, Superseded, Told
 from lading.engine.judge import judge
 from lading.engine.ledger import Ledger, NotNow
+from lading.engine.parts import Parts
 from lading.engine.postgres import Cluster
 from lading.engine.reaper import Reaper, wake_idle
+from lading.engine.steps import Desk
 from lading.errors import EngineError, Rejected, TargetUnavailable
 from lading.pipeline import IMPORT_RECORD
 from lading.testing.engine_site import bare_database
@@ -286,3 +290,27 @@ def test_what_was_never_imported_is_not_read_back(connection: Connection, dsn: s
         ledger.close()
 
     assert [job["step"] for job in queued(connection)] == ["verify-again"]
+
+
+def test_words_that_no_database_takes_hold_their_delivery_and_end_no_worker(
+    connection: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An importer's note, say. Each worker that was given the delivery ended."""
+    row = arrive(connection)
+    left: list[str] = []
+    parts = cast("Parts", SimpleNamespace(route=lambda _: SimpleNamespace(attempts=8)))
+    monkeypatch.setattr(worker, "_leave", left.append)
+
+    def notes(at: Connection, *_: object) -> None:
+        deliveries.TableJournal(at, row.id).note("answer", "no text: \0")
+
+    monkeypatch.setattr(steps, "_do", notes)
+    with database.pool(dsn, 1) as pool:
+        worker._guarded(Desk(pool, parts), jobs.Job(DeliveryId(row.id), row.epoch, "accept"))
+
+    found = deliveries.load(connection, row.id)
+    assert left == []
+    assert found is not None
+    assert found.stage == Stage.HELD
+    assert found.error is not None
+    assert "NUL" in str(found.error["message"])
