@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from pathlib import Path
 
 from lading.delivery import DeliveryId, FileOutcome, Labels, Outcome, Receipt, Stage, delivery_id
@@ -48,10 +48,10 @@ def parse_receipt(text: str | bytes) -> Receipt:
             repository={str(key): _text(raw["repository"], key) for key in raw["repository"]},
             findings=tuple(Finding.from_dict(finding) for finding in raw["findings"]),
             files_digest=_text(raw, "files_digest"),
-            at=datetime.fromisoformat(_text(raw, "at")),
+            at=_moment(_text(raw, "at")),
             signature=_text(raw, "signature"),
         )
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as exc:
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as exc:
         raise Corrupted(f"the receipt cannot be read: {type(exc).__name__}: {exc}", safe="it is fetched again") from exc
 
 
@@ -143,7 +143,7 @@ def _parse_outcome(line: bytes, delivery: DeliveryId) -> FileOutcome:
             how=_text(raw, "how"),
             where=_text(raw, "where"),
         )
-    except (KeyError, TypeError, AttributeError, ValueError) as exc:
+    except (LookupError, TypeError, AttributeError, ValueError) as exc:
         raise Corrupted(f"the outcomes of {delivery} cannot be read: {exc}") from exc
 
 
@@ -184,6 +184,13 @@ def _text(raw: Mapping[str, object], key: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{key} is not a text")  # noqa: TRY004 - one kind of failure for one kind of input
     return value
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if not MINYEAR < moment.year < MAXYEAR:  # it has no date in some time zone
+        raise ValueError(f"it was written in the year {moment.year}")
+    return moment
 
 
 def _count(raw: Mapping[str, object], key: str) -> int:

@@ -302,6 +302,21 @@ def test_a_receipt_that_is_none_is_corrupted(text: str) -> None:
         parse_receipt(text)
 
 
+@pytest.mark.parametrize(
+    "change", [("at", "0001-01-01T00:00:00+14:00"), ("at", "9999-12-31T23:59:59-14:00"), ("repository", [1])]
+)
+def test_a_receipt_with_values_that_cannot_be_is_corrupted(
+    inbox: Inbox, source: Path, change: tuple[str, object]
+) -> None:
+    parcel = inbox.accept(send(inbox, source).id)
+    raw = json.loads(receipt_json(sign(receipt_of(parcel), KEY)))
+
+    raw[change[0]] = change[1]
+
+    with pytest.raises(Corrupted):
+        parse_receipt(json.dumps(raw))
+
+
 def test_without_a_receipt_there_is_none(inbox: Inbox) -> None:
     assert inbox.read_receipt(new_delivery_id()) is None
     assert list(inbox.read_outcomes(new_delivery_id())) == []
