@@ -1,5 +1,6 @@
 """Removes a source, once its grace period is over: only against a receipt for every file, and only what the receipt is about."""
 
+import hashlib
 import json
 import os
 import stat
@@ -146,6 +147,14 @@ class _StillNeeded(LadingError):
     retried = True
 
 
+class _InUse(LadingError):
+    """Somebody works on the source just now."""
+
+    code = "source-in-use"
+    actor = Actor.NOBODY
+    retried = True
+
+
 def _refuse_while_needed(outbox: Outbox, item: Outgoing) -> None:
     """Raises _StillNeeded while another route has yet to carry what lies there, or a person has yet to decide about late files."""
     others = [other for other in outbox.needing(item.root) if other.id != item.id]
@@ -183,7 +192,7 @@ def _manifest(outbox: Outbox, item: Outgoing) -> Manifest:
 
 
 def _still_as_listed(outbox: Outbox, item: Outgoing, manifest: Manifest) -> Iterator[Entry]:
-    """The entries whose files are there, every one read again and equal in content, size and time.
+    """The entries whose files are there, every one read again and equal in content, size and time, and not touched meanwhile.
 
     Files that are gone count only after we began to remove them. Raises SourceChanged naming the first that differs: then
     nothing may be removed.
@@ -195,12 +204,34 @@ def _still_as_listed(outbox: Outbox, item: Outgoing, manifest: Manifest) -> Iter
     for path in unchanged(item.root, manifest):
         if not begun or os.path.lexists(item.root / path):
             raise _differs(item, path, "size or time")
+    before = _last_changes(item, manifest)
     for entry, verdict in rehash(item.root, manifest):
         if begun and verdict is Verdict.MISSING:
             continue
         if verdict is not Verdict.MATCHES:
             raise _differs(item, entry.path, verdict)
         yield entry
+    if _last_changes(item, manifest) != before:
+        raise _InUse(f"files in {item.root} were changed while they were read again", safe="nothing was removed")
+
+
+def _last_changes(item: Outgoing, manifest: Manifest) -> str:
+    """Stands for when each file was last changed in whatever way: programs set the time of a file back, but not this one."""
+    digest = hashlib.sha256()
+    try:
+        with Below(item.root, follow_root=False) as below:
+            for entry in manifest:
+                folder, _, name = entry.path.rpartition("/")
+                try:
+                    below.enter(folder)
+                    info = below.lstat(name)
+                except (FileNotFoundError, NotADirectoryError):
+                    digest.update(b"gone\n")
+                else:
+                    digest.update(f"{info.st_ino} {info.st_ctime_ns}\n".encode())
+    except OSError:
+        return ""  # whoever reads them again says what is the matter
+    return digest.hexdigest()
 
 
 def _mount_points(root: Path, manifest: Manifest) -> list[str]:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from lading.agent.outbox import Outgoing
 from lading.delivery import Receipt, Stage
 from lading.inbox import Inbox
 from lading.listing.below import Below
+from lading.listing.entries import Entry
+from lading.listing.hashing import rehash
+from lading.listing.reading import Verdict
 from lading.staging.receipts import receipt_json
 from lading.testing.instrument import FILES, AnsweringServer, Instrument, delivered, delivered_but_unanswered
 
@@ -37,6 +40,36 @@ def server(instrument: Instrument) -> AnsweringServer:
 def write_receipt(instrument: Instrument, item: Outgoing, receipt: Receipt) -> None:
     path = instrument.inbox_root / ".lading" / "receipts" / f"{item.id}.json"
     path.write_text(receipt_json(receipt), encoding="ascii")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no time of the last change")
+def test_a_file_rewritten_while_the_source_is_read_again_is_kept_whatever_its_size_and_time(
+    instrument: Instrument, server: AnsweringServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Reading a source again takes hours, and some programs set the time of a file back (`cp -p`): such a file was removed, unread.
+    item = delivered(instrument, server)
+    path = instrument.data / SESSION / "a.dcm"
+    again = FILES["a.dcm"].upper()
+
+    def rewritten_meanwhile(root: Path, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Verdict]]:
+        yield from rehash(root, entries)
+        before = path.stat()
+        path.write_bytes(again)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    instrument.later(8 * DAY)
+    with monkeypatch.context() as patched:
+        patched.setattr(cleaner, "rehash", rewritten_meanwhile)
+        instrument.turn()
+
+    kept = instrument.only()
+    assert instrument.left(SESSION) == FILES | {"a.dcm": again}
+    assert (kept.stage, kept.error_code) == (Stage.VERIFIED, "source-in-use")
+    instrument.later(301)
+    instrument.turn()
+    assert instrument.only().stage is Stage.HELD
+    assert instrument.codes(item.id) == ["source-differs"]
+    assert path.read_bytes() == again
 
 
 def test_a_source_that_another_route_still_needs_is_kept(instrument: Instrument, server: AnsweringServer) -> None:
