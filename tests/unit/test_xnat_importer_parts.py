@@ -1,6 +1,9 @@
 """The XNAT importer's parts that need no server: settings, credentials, the table of errors, what goes where."""
 
+import errno
 import netrc
+import os
+import tempfile
 from pathlib import Path
 
 import keyring
@@ -15,6 +18,7 @@ from lading.errors import (
     AccessDenied,
     ConfigError,
     LadingError,
+    OutOfSpace,
     Refused,
     TargetMissing,
     TargetUnavailable,
@@ -24,6 +28,7 @@ from lading.manifest import Entry
 from xnat_importer import credentials, errors
 from xnat_importer.errand import Habit
 from xnat_importer.resources import Place, assign
+from xnat_importer.scratch import scratch
 from xnat_importer.session import quoted, unquoted
 from xnat_importer.settings import repository_settings, route_settings
 
@@ -261,3 +266,25 @@ def test_one_slow_import_does_not_slow_down_those_after_it() -> None:
     for _ in range(100):
         asked_of(habit, 0.05)
     assert habit.seconds <= 0.1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_room_that_is_used_up_is_said_to_be_wherever_it_is_noticed(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full quota, and a disk without room for one more name, were faults that nobody foresaw."""
+    full = OSError(number, os.strerror(number))
+
+    with pytest.raises(OutOfSpace) as while_written, scratch(tmp_path / "uploads", ".zip", 100):
+        raise full
+
+    def mkstemp(**_: object) -> tuple[int, str]:
+        raise full
+
+    monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
+    with pytest.raises(OutOfSpace) as when_made, scratch(tmp_path / "uploads", ".zip", 100):
+        pass
+
+    assert while_written.value.next_command
+    assert when_made.value.next_command
+    assert list((tmp_path / "uploads").iterdir()) == []
