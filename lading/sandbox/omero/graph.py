@@ -20,6 +20,8 @@ from lading.sandbox.omero.store import Store
 Plan = dict[str, "Plan"]
 """Which properties of an object are loaded, and which of theirs: {"imageLinks": {"child": {}}}."""
 
+_PLAIN = (bool, int, float, str)
+_PLAIN_ON_WIRE = (omero.RBool, omero.RInt, omero.RLong, omero.RDouble, omero.RString, omero.RTime)
 _UNIQUE_LINKS = frozenset({"ProjectDatasetLink", "DatasetImageLink", "ScreenPlateLink"})
 
 
@@ -102,12 +104,14 @@ def as_wire(cls: str, field: str, value: Value) -> object:
 
 def as_plain(value: object) -> Value:
     """A wire object's field as records keep it. Raises ApiUsageException for what they cannot hold."""
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, _PLAIN):
         return value
-    if isinstance(value, omero.RType):
-        return as_plain(omero.rtypes.unwrap(value))
     if isinstance(value, omero.model.IObject):
         return Ref(model.class_of(value), value._id.val)
+    if isinstance(value, _PLAIN_ON_WIRE):
+        return as_plain(value._val)
+    if isinstance(value, omero.RType):
+        return as_plain(omero.rtypes.unwrap(value))
     if isinstance(value, list | tuple) and all(isinstance(each, omero.model.NamedValue) for each in value):
         return Pairs(tuple((each.name, each.value) for each in value))
     if hasattr(value, "getUnit") and hasattr(value, "getValue"):

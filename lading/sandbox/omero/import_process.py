@@ -134,7 +134,7 @@ def _stored(
     with site.store.transaction():
         for entry, used in zip(fileset.copyUsedFiles(), location.used, strict=True):
             record = site.files.add(location.shared + used, "application/octet-stream", hasher, **owner)
-            entry.originalFile = omero.model.OriginalFileI(record.id, False)
+            entry._originalFile = omero.model.OriginalFileI(record.id, False)
             files.append(record.id)
         log = site.files.add(location.log, LOG_MIMETYPE, None, **owner)
         site.save(fileset, context, details=False)

@@ -87,10 +87,10 @@ class Search:
         return self.query.items[0]
 
     def _wire(self, expression: Expression, row: Row) -> object:
-        thing = self._evaluator.value(expression, row)
-        if isinstance(thing, Record):
-            return omero.rtypes.robject(graph.build(self._store, thing, self._context))
-        return self._evaluator.wire(expression, row, thing)
+        made = self._evaluator.wire(expression, row)
+        if isinstance(made, Record):
+            return omero.rtypes.robject(graph.build(self._store, made, self._context))
+        return made
 
     # -- groups -----------------------------------------------------------------------------------------------------
 

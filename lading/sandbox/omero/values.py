@@ -41,6 +41,7 @@ Thing: TypeAlias = (
     "bool | int | float | str | Record | DetailsOf | EventAt | Pair | Pairs | Quantity | list[Thing] | None"
 )
 Row = dict[str, Thing]
+_PLAIN = (bool, int, float, str)
 _ARITHMETIC: Mapping[str, Callable[[object, object], object]] = {
     "+": operator.add,
     "-": operator.sub,
@@ -75,13 +76,13 @@ class Evaluator:
 
     def value(self, expression: hql.Expression, row: Row) -> Thing:
         """Raises Unsupported for what cannot be evaluated."""
+        if isinstance(expression, hql.PathTo):  # by far the most frequent
+            return self._path(expression.parts, row)
         match expression:
             case hql.Literal(value):
                 return value
             case hql.Parameter(name):
                 return self._parameter(name)
-            case hql.PathTo(parts):
-                return self._path(parts, row)
             case hql.Operation(kind, operands):
                 return self._operation(kind, operands, row)
             case hql.Function(name, arguments):
@@ -94,21 +95,21 @@ class Evaluator:
                 return any(True for _ in found) if exists else list(found)
         raise Unsupported(f"HQL: cannot evaluate {expression}")
 
-    def wire(self, expression: hql.Expression, row: Row, value: Thing) -> object:
-        """The expression's value as a projection sends it, with the type that the field has. Not for Records."""
-        if (
-            isinstance(expression, hql.PathTo)
-            and isinstance(value, bool | int | float | str)
-            and len(expression.parts) > 1
-        ):
-            owner = self._path(expression.parts[:-1], row)
-            if isinstance(owner, EventAt):
-                return omero.rtypes.rtime(value)
-            if isinstance(owner, Record) and expression.parts[-1] != "id":
-                return graph.as_wire(owner.cls, expression.parts[-1], value)
-        if isinstance(expression, hql.Subquery) and isinstance(value, list):
-            value = value[0] if value else None
-        return plain_on_wire(value)
+    def wire(self, expression: hql.Expression, row: Row) -> object:
+        """The expression's value as a projection sends it, with the type that the field has; Records as they are."""
+        if isinstance(expression, hql.PathTo) and len(expression.parts) > 1:
+            owner, field = self._path(expression.parts[:-1], row), expression.parts[-1]
+            value = self.step(owner, field)
+            if isinstance(value, _PLAIN):
+                if isinstance(owner, EventAt):
+                    return omero.rtypes.rtime(value)
+                if isinstance(owner, Record) and field != "id":
+                    return graph.as_wire(owner.cls, field, value)
+        else:
+            value = self.value(expression, row)
+            if isinstance(expression, hql.Subquery) and isinstance(value, list):
+                value = value[0] if value else None
+        return value if isinstance(value, Record) else plain_on_wire(value)
 
     def step(self, thing: Thing, name: str) -> Thing:
         """One property of a thing. Raises Unsupported when no class of its hierarchy has it."""
@@ -149,10 +150,12 @@ class Evaluator:
             return record.cls
         if name == "details":
             return DetailsOf(record)
+        value = record.get(name)
+        if value is not None:
+            return self._store.follow(value) if isinstance(value, Ref) else value
         described = model.model_class(record.cls)
         if name in described.fields:
-            value = record.get(name)
-            return self._store.follow(value) if isinstance(value, Ref) else value
+            return None
         if name in described.collections:
             return list(self._store.members(record, name))
         if any(
