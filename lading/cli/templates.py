@@ -1,5 +1,7 @@
 """The starter settings that `lading init` writes."""
 
+import re
+
 _SERVER = """\
 # --- the staging host -------------------------------------------------------------------------------------------------
 
@@ -90,9 +92,18 @@ grace_days = 7
 """
 
 
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+
+
+def _quoted(text: str) -> str:
+    """What stands for `text` between the quotes of TOML: D:\\Export is written with two backslashes."""
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
 def starter(role: str, *, inbox: str, repository: str, address: str, watch: str) -> str:
     """The text of a lading.toml for `role` ("server", "agent" or "both"); `repository` is "xnat" or "omero", at `address`."""
-    remote = ":" in inbox and inbox[1:3] != ":\\"
+    remote = ":" in inbox and not _DRIVE.match(inbox)
+    inbox, address, watch = (_quoted(text) for text in (inbox, address, watch))
     transport, target = ("rsync", f'target = "{inbox}"') if remote else ("local", f'path = "{inbox}"')
     xnat = repository == "xnat"
     parts = ['home = "lading-state"       # what the programs remember: outbox, database, keys, logs\n']

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lading.assembly import make_transport
+from lading.cli.templates import starter
 from lading.config import load
 from lading.errors import ConfigError
 from lading.inbox import Inbox
@@ -87,3 +88,13 @@ def test_an_unknown_transport_is_refused_with_those_there_are(tmp_path: Path) ->
 
     with pytest.raises(ConfigError, match="did you mean 'rsync'"):
         make_transport(config, "mri")
+
+
+@pytest.mark.parametrize("inbox", ["Z:\\inbox", "Z:/inbox", "\\\\server\\share"])
+def test_starter_settings_take_the_paths_of_windows(tmp_path: Path, inbox: str) -> None:
+    text = starter("agent", inbox=inbox, repository="xnat", address="https://xnat.example.org", watch="D:\\Export")
+
+    config = load(write(tmp_path, text))
+
+    assert dict(config.routes["xnat"].transport) == {"kind": "local", "path": inbox}
+    assert config.agent.watch[0].path.name == "D:\\Export"
