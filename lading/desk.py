@@ -137,7 +137,10 @@ class Desk:
 
     def find(self, typed: str) -> DeliveryId:
         """The id that `typed` (an id or a unique beginning or end of one) means. Raises UnknownDelivery."""
-        ids = sorted({found for memory in self._memories() for found in memory.starting_with(typed.strip())})
+        wanted = typed.strip()
+        # Every id begins with nothing: the only delivery there is would answer to a variable that a script forgot to set.
+        asked = self._memories() if wanted and wanted.isascii() else []
+        ids = sorted({found for memory in asked for found in memory.starting_with(wanted)})
         if typed in ids:
             return DeliveryId(typed)
         if len(ids) == 1:

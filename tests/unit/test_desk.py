@@ -82,6 +82,14 @@ def test_the_latest_are_listed_newest_first() -> None:
     assert [one.delivery.id for one in found] == [delivery_id(2999), delivery_id(2998)]
 
 
+@pytest.mark.parametrize("typed", ["", "  ", "\udcff", "é"])
+def test_what_can_begin_no_id_means_no_delivery(typed: str) -> None:
+    desk = Desk(server=Remembers({1: Stage.VERIFIED}))  # type: ignore[arg-type]
+
+    with pytest.raises(UnknownDelivery, match="no delivery"):
+        desk.find(typed)
+
+
 class Served(Remembers):
     """A server's memory that notes what it is asked to do."""
 
