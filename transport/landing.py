@@ -152,8 +152,18 @@ class Landing:
             self._flushing.join()
         if self._flush_failure:
             raise self._flush_failure
-        if not _syncfs(self._root):
-            _sync_one_by_one(around or self._path)
+        try:
+            if not _syncfs(self._root):
+                _sync_one_by_one(around or self._path)
+        except OSError as exc:
+            self._flush_failure = exc
+            raise
+
+    def lost_something(self) -> bool:
+        """Whether the disk could not take what was put here. What is read here may be remembered only, until it is forgotten."""
+        if self._flushing:
+            self._flushing.join()
+        return self._flush_failure is not None
 
     def _wrote(self, size: int) -> None:
         """Let the disk work while we read on, so that little is left for the end."""

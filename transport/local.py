@@ -7,6 +7,7 @@ only after its content was compared.
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -113,7 +114,7 @@ class LocalTransport:
         with translating(f"cannot reserve {slot.path} in the inbox {self._config.path}", TARGET):
             place = inbox.reserve(slot.delivery)
             landing = Landing(place / "data")
-        with landing:
+        with landing, _nothing_believed_that_was_lost(landing):
             self._retract_other_seal(place, cargo.papers if sealed else None)
             fresh = landing.is_empty()
             if sealed:
@@ -194,6 +195,18 @@ class LocalTransport:
                 arriving.finish()
             files.make_durable(place)
             write_durably(place / SEAL_NAME, (papers / SEAL_NAME).read_bytes())
+
+
+@contextmanager
+def _nothing_believed_that_was_lost(landing: Landing) -> Iterator[None]:
+    """Where the disk could not write, all that lies there goes: the next attempt would find it equal in the system's memory."""
+    try:
+        yield
+    except BaseException:
+        if landing.lost_something():
+            with suppress(OSError):
+                landing.keep_only(())
+        raise
 
 
 def _cargo_list(cargo: Cargo, names: NameLimits) -> Iterator[tuple[str, int]]:

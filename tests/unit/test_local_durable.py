@@ -40,6 +40,8 @@ def test_what_could_not_be_written_on_the_way_is_not_sealed(tmp_path: Path, monk
     with pytest.raises(Unreachable, match="Input/output error"):
         errand.carry()
     assert not is_sealed(inbox.root / errand.slot.path)
+    left = list((inbox.root / errand.slot.data).iterdir())
+    assert left == [], "what the system still remembers would be taken for what the disk holds"
 
     errand.carry()
     assert is_sealed(inbox.root / errand.slot.path)
