@@ -131,7 +131,7 @@ class RouteConfig:
     junk: bool = True
     digests: tuple[str, ...] = attrs.field(default=("md5",), validator=are_digests)
     attempts: int = attrs.field(default=8, validator=_AT_LEAST_ONE)
-    priority: int = 0
+    priority: int = attrs.field(default=0, validator=[attrs.validators.ge(-1000), attrs.validators.le(1000)])
 
 
 @attrs.frozen(kw_only=True)

@@ -28,7 +28,7 @@ from lading.findings import refuses
 @click.option("--project", "-p", help="Label; else taken from the path by the watch template of the route.")
 @click.option("--participant", "-s", help="Label; XNAT calls it subject.")
 @click.option("--session", "-l", help="Label of this visit.")
-@click.option("--priority", type=int, default=None, help="Higher goes first; else the route's.")
+@click.option("--priority", type=click.IntRange(-1000, 1000), default=None, help="Higher goes first; else the route's.")
 @click.option("--wait", is_flag=True, help="Stay until the repository holds it, provably.")
 @click.option("--timeout", type=float, default=3600, show_default=True, help="Seconds to --wait.")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent and what would be filtered; send nothing.")

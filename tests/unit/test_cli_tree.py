@@ -25,7 +25,14 @@ def test_a_command_does_not_import_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("lst",), ("show",), ("send", "/not/there", "--route", "mri"), ("list", "--stage", "x")]
+    "words",
+    [
+        ("lst",),
+        ("show",),
+        ("send", "/not/there", "--route", "mri"),
+        ("list", "--stage", "x"),
+        ("send", ".", "--priority", "5000"),
+    ],
 )
 def test_a_wrong_command_line_is_answered_in_json_where_that_was_asked_for(words: tuple[str, ...]) -> None:
     ran = CliRunner().invoke(lading, [*words, "--json"], prog_name="lading")

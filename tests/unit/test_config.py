@@ -32,6 +32,7 @@ def write(folder: Path, text: str) -> Path:
         ("[[agent.watch]]\npath = 'a'\nroute = 'mri'\nquiet = -5\n[routes.mri]\n", "'quiet' must be >= 0.0: -5.0"),
         ("[repositories.xnat]\nkind = 'xnat'\nimports = -2\n", "'imports' must be >= 1: -2"),
         ("[inboxes.a]\npath = 'x'\n[inboxes.b]\npath = 'y/../x'\n", "inboxes.a and inboxes.b are the same folder"),
+        ("[routes.mri]\npriority = 5000\n", "'priority' must be <= 1000: 5000"),
         ("[server]\nworkers = 0\n", "'workers' must be >= 1: 0"),
     ],
 )
