@@ -1,6 +1,6 @@
 """What this machine knows about deliveries: the server's ledger and the agent's outbox, told as one story.
 
-The command line and the dashboard ask here and nowhere else.
+The command line asks here and nowhere else.
 """
 
 from collections.abc import Callable, Iterable, Sequence
