@@ -238,6 +238,14 @@ def test_a_picture_is_read(images: Images, tmp_path: Path) -> None:
     assert found.reader.startswith("loci.formats.in.")
 
 
+def test_folders_above_the_repository_do_not_make_a_zarr_of_what_is_in_it(images: Images, tmp_path: Path) -> None:
+    repository = tmp_path / "disk.zarr" / "ManagedRepository"
+    repository.mkdir(parents=True)
+    Image.new("RGB", (64, 48)).save(repository / "a.png")
+
+    assert images.read(repository / "a.png", repository).series[0].size_x == 64
+
+
 def test_a_picture_that_was_cut_off_cannot_be_read(images: Images, tmp_path: Path) -> None:
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     os.truncate(tmp_path / "a.png", 60)
