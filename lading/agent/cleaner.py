@@ -228,7 +228,8 @@ def _last_changes(item: Outgoing, manifest: Manifest) -> str:
                 except (FileNotFoundError, NotADirectoryError):
                     digest.update(b"gone\n")
                 else:
-                    digest.update(f"{info.st_ino} {info.st_ctime_ns}\n".encode())
+                    # Not the inode: where a system makes its numbers up (exFAT, some shares), a file gets another one now and then.
+                    digest.update(f"{info.st_size} {info.st_mtime_ns} {info.st_ctime_ns}\n".encode())
     except OSError:
         return ""  # whoever reads them again says what is the matter
     return digest.hexdigest()
