@@ -25,6 +25,8 @@ PAPERS = (LIST_NAME, SUMS_NAME, FILTERED_NAME, SEAL_NAME)
 SEAL_FORMAT = 1
 MAX_SEAL_BYTES = 64 << 10
 MAX_LABEL_BYTES = 255
+_MOST_DIGESTS = 32
+"""Some more than there are names in DIGEST_CHARS."""
 Origin = Literal["source", "arrival"]
 
 _KEYS = {"format", "delivery", "route", "labels", "summary", "origin", "sender", "priority", "created_at", "note"}
@@ -196,7 +198,11 @@ def _parse(raw: object) -> Seal:
 def _summary(raw: object) -> Summary:
     table = _table(raw, _SUMMARY_KEYS, "summary")
     algorithms = table["algorithms"]
-    if not isinstance(algorithms, list) or len(algorithms) > 8 or not all(isinstance(a, str) for a in algorithms):
+    if (
+        not isinstance(algorithms, list)
+        or len(algorithms) > _MOST_DIGESTS
+        or not all(isinstance(a, str) for a in algorithms)
+    ):
         raise ValueError("algorithms is not a short list of names")
     return Summary(
         files=_number(table, "files", 0, 1 << 62),

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from lading import assembly, config, doctor
+from lading.delivery import Delivery, Labels, new_delivery_id
 from lading.errors import ConfigError, Rejected
 from lading.listing import digests, reading
 from lading.listing.entries import DIGEST_CHARS, Entry, entry_line, parse_entry
 from lading.manifest import LIST_NAME, Manifest, Verdict, make, rehash, write
+from lading.seal import read_seal, seal
 
 needs_mmh3 = pytest.mark.skipif(find_spec("mmh3") is None, reason="the extra murmur is not installed")
 needs_xxhash = pytest.mark.skipif(find_spec("xxhash") is None, reason="the extra xxhash is not installed")
@@ -61,6 +63,18 @@ def test_a_manifest_has_all_of_them_from_one_read(tmp_path: Path, monkeypatch: p
     assert {verdict for _, verdict in rehash(root, manifest, algorithms=tuple(DIGEST_CHARS))} == {Verdict.MATCHES}
     wrong = [replace(one, digests={**one.digests, "CRC-32": "0" * 7 + "1"}) for one in manifest]
     assert {verdict for _, verdict in rehash(root, wrong, algorithms=("CRC-32",))} == {Verdict.WRONG_DIGEST}
+
+
+@needs_mmh3
+@needs_xxhash
+def test_a_seal_may_name_all_of_them(tmp_path: Path) -> None:
+    root, papers = data(tmp_path, {"abc": b"abc"})
+    manifest = make(root, papers, algorithms=tuple(ABC))
+
+    seal(papers, Delivery(new_delivery_id(), "r", Labels("P", "s", "e")), manifest)
+
+    assert read_seal(papers).summary == manifest.summary
+    assert set(read_seal(papers).summary.algorithms) == set(DIGEST_CHARS)
 
 
 @pytest.mark.parametrize("name", ["CRC-32", "Adler-32", "File-Size-64", pytest.param("Murmur3-128", marks=needs_mmh3)])
