@@ -57,7 +57,8 @@ timeout = 15
 
     def settings(self) -> str:
         """The instrument carries through the proxy; the staging host fetches past it."""
-        agents = self.table(self.proxy.port, "stale_days = 0.00002")
+        # Less than the second up to which Swift rounds when an upload began: an agent may begin its first one that soon.
+        agents = self.table(self.proxy.port, "stale_days = 0.000001")
         return (
             f"[routes.mri.transport]\n{agents}\n[routes.mri.fetch]\n"
             f"{self.table(self.server.port)}waypoint = true\nclear = true\nevery = 0.5\nquiet = 0\n"
