@@ -212,7 +212,11 @@ def _still_as_listed(outbox: Outbox, item: Outgoing, manifest: Manifest) -> Iter
             raise _differs(item, entry.path, verdict)
         yield entry
     if _last_changes(item, manifest) != before:
-        raise _InUse(f"files in {item.root} were changed while they were read again", safe="nothing was removed")
+        raise _InUse(
+            f"files in {item.root} were changed while they were read again",
+            safe="nothing was removed; it is looked at again later",
+            next_command=f"lading show {item.id}",
+        )
 
 
 def _last_changes(item: Outgoing, manifest: Manifest) -> str:

@@ -65,6 +65,7 @@ def test_a_file_rewritten_while_the_source_is_read_again_is_kept_whatever_its_si
     kept = instrument.only()
     assert instrument.left(SESSION) == FILES | {"a.dcm": again}
     assert (kept.stage, kept.error_code) == (Stage.VERIFIED, "source-in-use")
+    assert kept.next_command == f"lading show {kept.id}"
     instrument.later(301)
     instrument.turn()
     assert instrument.only().stage is Stage.HELD
