@@ -8,7 +8,7 @@ import click
 
 from lading.cleaning import Cleaned, cleaning
 from lading.cli import output
-from lading.cli.context import App, json_option, pass_app
+from lading.cli.context import App, Misused, json_option, pass_app
 from lading.cli.output import Json
 from lading.cli.waiting import wait_for
 from lading.delivery import DeliveryId, Labels
@@ -124,25 +124,29 @@ def release(app: App, delivery: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("target", default="all")
+@click.argument("target", required=False)
 @json_option
 @pass_app
-def pause(app: App, target: str, as_json: bool) -> None:
+def pause(app: App, target: str | None, as_json: bool) -> None:
     """Stop starting work on a delivery, a route, a repository, or everything (`all`). What is running finishes its stage.
 
     What comes later waits too, and the agent cleans nothing of it, until `resume`.
     """
+    if target is None:
+        raise _nothing_named(app, "pause")
     with app.desk() as desk:
         desk.pause(target)
     _done(target, "paused", as_json=as_json)
 
 
 @click.command()
-@click.argument("target", default="all")
+@click.argument("target", required=False)
 @json_option
 @pass_app
-def resume(app: App, target: str, as_json: bool) -> None:
+def resume(app: App, target: str | None, as_json: bool) -> None:
     """Go on with what was paused: a delivery, a route, a repository, or everything (`all`)."""
+    if target is None:
+        raise _nothing_named(app, "resume")
     with app.desk() as desk:
         desk.resume(target)
     _done(target, "resumed", as_json=as_json)
@@ -207,6 +211,17 @@ def clean(app: App, deliveries: tuple[str, ...], dry_run: bool, now: bool, as_js
         output.say("dry run: nothing was removed", style="bold")
     if failure:
         raise failure
+
+
+def _nothing_named(app: App, verb: str) -> Misused:
+    """Whoever forgets the name must not stop (or start) everything: that takes a word of its own."""
+    routes, repositories = (", ".join(sorted(names)) for names in (app.config.routes, app.config.repositories))
+    named = [f"{kind} ({names})" for kind, names in (("a route", routes), ("a repository", repositories)) if names]
+    return Misused(
+        f"{verb} what? Name {', '.join(['a delivery (its id)', *named])}; everything is: {app.program} {verb} all",
+        safe=f"nothing was {verb}d",
+        next_command=f"{app.program} {verb} --help",
+    )
 
 
 def _labels(text: str) -> Labels:

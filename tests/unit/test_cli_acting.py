@@ -25,6 +25,7 @@ class Held:
 
     def __init__(self) -> None:
         self.retried: list[DeliveryId] = []
+        self.asked: list[tuple[str, str]] = []
 
     def starting_with(self, prefix: str) -> list[DeliveryId]:
         return [one for one in (FIRST, SECOND, THIRD) if one.startswith(prefix) or one.endswith(prefix)]
@@ -40,6 +41,12 @@ class Held:
         if delivery == SECOND:
             raise TargetMissing("it is cancelled")
         self.retried.append(delivery)
+
+    def pause(self, target: str) -> None:
+        self.asked.append(("pause", target))
+
+    def resume(self, target: str) -> None:
+        self.asked.append(("resume", target))
 
 
 @pytest.fixture
@@ -88,6 +95,44 @@ def test_a_slip_of_the_pen_retries_nothing(held: Held) -> None:
     assert ran.exit_code == 2
     assert "error" in json.loads(ran.stdout)
     assert held.retried == []
+
+
+TWO_ROUTES = """
+home = "home"
+[inboxes.main]
+path = "inbox"
+[repositories.xnat]
+kind = "xnat"
+url = "https://xnat.example.org"
+[routes.mri]
+inbox = "main"
+repository = "xnat"
+[routes.ct]
+inbox = "main"
+repository = "xnat"
+"""
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_without_a_name_nothing_is_paused_or_resumed(held: Held, tmp_path: Path, verb: str, as_json: bool) -> None:
+    # Seen: who forgot the name stopped the whole facility.
+    (tmp_path / "lading.toml").write_text(TWO_ROUTES)
+
+    ran = call("--config", str(tmp_path / "lading.toml"), verb, *(["--json"] if as_json else []))
+
+    assert ran.exit_code == 2
+    assert held.asked == []
+    said = json.loads(ran.stdout)["error"]["message"] if as_json else ran.stderr
+    assert f"{verb} what? Name a delivery (its id), a route (ct, mri), a repository (xnat)" in said
+    assert f"lading {verb} all" in said
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_all_is_everything_and_a_name_is_one(held: Held, verb: str) -> None:
+    assert call(verb, "all").exit_code == 0
+    assert call(verb, FIRST).exit_code == 0
+    assert held.asked == [(verb, "all"), (verb, FIRST)]
 
 
 def test_files_of_which_nothing_was_said_are_not_seen() -> None:
