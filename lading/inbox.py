@@ -12,25 +12,14 @@ work on one inbox; the engine keeps them off the same delivery, and nothing is d
 """
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
-from lading.delivery import Delivery, DeliveryId, FileOutcome, Labels, Parcel, Receipt, Stage
-from lading.disk import (
-    FEW_FILES,
-    flush_ahead,
-    folders_below,
-    is_real_folder,
-    move,
-    room,
-    sync_folder,
-    sync_tree,
-    translated,
-)
+from lading.delivery import Delivery, DeliveryId, FileOutcome, Labels, Parcel, Receipt
+from lading.disk import FEW_FILES, flush_ahead, is_real_folder, move, room, sync_tree, translated
 from lading.errors import (
     Corrupted,
     LadingError,
@@ -47,11 +36,23 @@ from lading.findings import Finding, error, note
 from lading.manifest import Manifest, NameLimits, Progress
 from lading.seal import PAPERS, SEAL_NAME, Seal, is_sealed, label_findings, read_seal, seal
 from lading.staging import receipts, sentinel
-from lading.staging.acceptance import DATA, Bounds, Damaged, Leftovers, holds_exactly, look_through, prove
+from lading.staging.acceptance import DATA, Bounds, Damaged, Leftovers, prove
 from lading.staging.bare import BareFolder, BareWatch, finish, is_adoption, list_or_refuse, move_filtered_aside, take_in
+from lading.staging.publishing import Publisher
 from lading.staging.receipts import parse_receipt, receipt_json, sign, signature_is_valid
 from lading.staging.sentinel import SENTINEL, InboxLimits
-from lading.staging.slots import FINDINGS, LABELS, PUBLISHED, SHARED, VERIFIED, WITHDRAWN, Slots, read_note, write_note
+from lading.staging.slots import (
+    FINDINGS,
+    LABELS,
+    PUBLISHED,
+    SHARED,
+    VERIFIED,
+    Slots,
+    labels_given,
+    read_note,
+    unknown,
+    write_note,
+)
 
 __all__ = [
     "PAPERS",
@@ -83,6 +84,7 @@ class Inbox:
         self.limits = limits
         self._slots = Slots(root)
         self._watch = BareWatch(root, self._slots)
+        self._publisher = Publisher(root, self._slots)
 
     def __repr__(self) -> str:
         return f"Inbox({str(self.root)!r}, id={self.id!r})"
@@ -205,24 +207,21 @@ class Inbox:
         with translated(f"publishing {delivery}", self.root):
             slot = self._slots.held(delivery)
             if slot is None:
-                raise _unknown(delivery, "published")
+                raise unknown(delivery, "published")
             if slot.parent == self._slots.accepted:
                 return self.parcel(delivery)
             with self._alone(delivery, verified=True):
-                touched = self._was_touched(slot)
+                touched = self._publisher.was_touched(slot)
             if touched:
                 (slot / VERIFIED).unlink()
                 self.accept(delivery)  # every byte is read again
             with self._alone(delivery, verified=True):
-                self._publish(delivery, slot)
+                self._publisher.publish(delivery, slot)
             return self.parcel(delivery)
 
     def parcel(self, delivery: DeliveryId) -> Parcel:
         """The parcel of an accepted or published delivery; no data is read. Raises UnexpectedFault for any other."""
-        try:
-            return self._parcel(delivery)
-        except (Rejected, UnexpectedFault):
-            return self._parcel(delivery)  # published by another process between two looks
+        return self._publisher.parcel(delivery)
 
     def awaits_acceptance(self, delivery: DeliveryId) -> bool:
         """Whether nothing is proven of it (any more) and nobody has decided about it: it is its sender's, or lies unverified."""
@@ -244,13 +243,8 @@ class Inbox:
 
     def is_untouched(self, parcel: Parcel) -> bool:
         """Whether no file of the parcel was added, removed or written since its bytes were verified (stats only)."""
-        slot = self._slots.held(parcel.delivery.id)
-        if slot is None:
-            return False
         with translated(f"looking at {parcel.delivery.id}", self.root):
-            published = read_note(slot / PUBLISHED) or {}
-            expected = published.get("fingerprint", _verified_fingerprint(slot)) if parcel.published else ""
-            return self._fingerprint(slot, parcel.root) == (expected or _verified_fingerprint(slot))
+            return self._publisher.is_untouched(parcel)
 
     def quarantine(self, delivery: DeliveryId, findings: Iterable[Finding]) -> None:
         """Move the delivery aside with its findings; nothing is deleted. Again: the findings are written anew.
@@ -259,10 +253,10 @@ class Inbox:
         """
         with translated(f"moving {delivery} to quarantine", self.root):
             if self._slots.held(delivery) == self._slots.accepted / delivery:
-                self._unpublish(delivery)
+                self._publisher.unpublish(delivery)
             aside = self._slots.put_aside(delivery)
             if aside is None:
-                raise _unknown(delivery, "put into quarantine")
+                raise unknown(delivery, "put into quarantine")
             write_note(aside / FINDINGS, {"delivery": delivery, "findings": [f.as_dict() for f in findings]})
 
     def release(self, delivery: DeliveryId, labels: Labels | None = None) -> None:
@@ -275,7 +269,7 @@ class Inbox:
         with translated(f"releasing {delivery}", self.root):
             slot = self._slots.bring_back(delivery)
             if slot is None:
-                raise _unknown(delivery, "released")
+                raise unknown(delivery, "released")
             with suppress(FileNotFoundError):
                 move(slot / FINDINGS, slot / f"findings-{time.time_ns()}.json")
             if labels:
@@ -304,36 +298,10 @@ class Inbox:
         """
         with translated(f"withdrawing {delivery}", self.root):
             parcel = self.parcel(delivery)
-            slot = self._slots.accepted / delivery
             if not parcel.published:
-                raise _unknown(delivery, "withdrawn")
+                raise unknown(delivery, "withdrawn")
             self._demand_proof(parcel, key)
-            going, gone = self._slots.withdrawn / f"{delivery}.checking", self._slots.withdrawn / delivery
-            labels = parcel.delivery.labels
-            # What stands for another delivery too, perhaps one that is not proven yet, stays for that one.
-            ours = self._slots.claimed_by(labels) == delivery and self._slots.heir(labels, delivery) is None
-            if ours and is_real_folder(parcel.root):
-                move(parcel.root, going)
-                sync_folder(parcel.root.parent)
-            if is_real_folder(going) and self._slots.heir(labels, delivery) is not None:
-                move(going, parcel.root)  # it came meanwhile
-            if is_real_folder(going):
-                if self._fingerprint(slot, going) != _verified_fingerprint(slot) and not holds_exactly(
-                    going, parcel.manifest
-                ):
-                    move(going, parcel.root)
-                    raise NotVerified(
-                        f"{parcel.delivery.labels} was changed in the inbox since {delivery} was verified",
-                        safe="nothing was removed",
-                        next_command=f"lading verify {delivery}",
-                    )
-                move(going, gone)
-            for copy in (gone, slot / DATA):
-                if is_real_folder(copy):
-                    shutil.rmtree(copy)
-            self._slots.leave(labels, delivery)
-            self._slots.drop_stub(delivery)
-            write_note(slot / WITHDRAWN, {"path": str(parcel.delivery.labels)})
+            self._publisher.withdraw(parcel)
 
     def sweep(self, *, older_than_s: float) -> tuple[str, ...]:
         """Remove what nobody needs any more and is older: temporaries of killed processes, stubs and second copies of
@@ -343,20 +311,6 @@ class Inbox:
             return tuple(str(p.relative_to(self.root)) for p in self._slots.sweep(time.time() - older_than_s))
 
     # -- how -------------------------------------------------------------------------------------------------------
-
-    def _parcel(self, delivery: DeliveryId) -> Parcel:
-        slot = self._slots.held(delivery)
-        if slot is None or read_note(slot / VERIFIED) is None:
-            raise _unknown(delivery, "accepted")
-        sealed = read_seal(slot)
-        labels = _overlay(slot) or sealed.labels
-        published = slot.parent == self._slots.accepted
-        return Parcel(
-            delivery=sealed.as_delivery(Stage.QUEUED if published else Stage.ACCEPTED, labels),
-            root=self._session(labels) if published else slot / DATA,
-            manifest=Manifest.trusted(slot, sealed.summary),
-            published=published,
-        )
 
     def _prepare(self, delivery: DeliveryId, slot: Path) -> None:
         if not is_real_folder(slot):
@@ -372,7 +326,7 @@ class Inbox:
         flushed = _flush_ahead(slot)
         for _ in range(_ROUNDS):
             try:
-                proof = prove(slot, delivery, _overlay(slot), bounds, workers=workers, progress=progress)
+                proof = prove(slot, delivery, labels_given(slot), bounds, workers=workers, progress=progress)
                 break
             except Leftovers as left:
                 self._slots.set_aside(slot, "leftovers", left.paths)
@@ -436,119 +390,6 @@ class Inbox:
                 next_command=f"lading verify {delivery.id}",
             )
 
-    def _was_touched(self, slot: Path) -> bool:
-        data = slot / DATA
-        return (
-            is_real_folder(data)
-            and read_note(slot / VERIFIED) is not None
-            and self._fingerprint(slot, data) != _verified_fingerprint(slot)
-            and is_real_folder(data)  # still: it was not published by another process while we looked
-        )
-
-    def _publish(self, delivery: DeliveryId, slot: Path) -> None:
-        labels = self.parcel(delivery).delivery.labels
-        if is_real_folder(slot / DATA):
-            self._show(delivery, slot, labels)
-        elif not self._is_shown(slot, labels) and not self._stands(delivery, slot, labels):
-            raise UnexpectedFault(
-                f"the data of {delivery} is neither in {slot} nor, whole, in {self.root / str(labels)}",
-                safe="nothing was deleted",
-                next_command=f"lading show {delivery}",
-            )
-        self._slots.file_away(delivery, self._session(labels))
-
-    def _show(self, delivery: DeliveryId, slot: Path, labels: Labels) -> None:
-        target = self._session(labels)
-        try:
-            with folders_below(self.root, (labels.project, labels.participant), SHARED) as parent:
-                if target.exists() or target.is_symlink():
-                    self._compare_with_what_is_there(delivery, slot, target)
-                    return
-                self._slots.announce(delivery, labels, {"already_delivered": False})
-                with suppress(PermissionError):
-                    (slot / DATA).chmod(SHARED)
-                move(slot / DATA, target, into=parent)
-        except NotADirectoryError as exc:
-            raise _blocked(labels, f"{exc.filename} is not a folder") from exc
-        except FileExistsError:
-            self._compare_with_what_is_there(delivery, slot, target)
-
-    def _compare_with_what_is_there(self, delivery: DeliveryId, slot: Path, target: Path) -> None:
-        if self._is_shown(slot, self.parcel(delivery).delivery.labels):
-            return  # another process was faster
-        ours = self.parcel(delivery)
-        labels = ours.delivery.labels
-        if not holds_exactly(target, ours.manifest):
-            raise _blocked(labels, "it exists already, with other content")
-        known = {"already_delivered": True, "fingerprint": self._fingerprint(slot, target)}
-        self._slots.announce(delivery, labels, known)
-        if not is_real_folder(target):
-            raise Unreachable(f"{labels} was withdrawn in this very moment", safe="it is published at the next attempt")
-
-    def _is_shown(self, slot: Path, labels: Labels) -> bool:
-        target = self._session(labels)
-        return is_real_folder(target) and self._fingerprint(slot, target) == _verified_fingerprint(slot)
-
-    def _stands(self, delivery: DeliveryId, slot: Path, labels: Labels) -> bool:
-        """Whether the folder we showed before we were killed is whole still, every byte read: its modes were changed meanwhile."""
-        target = self._session(labels)
-        if self._slots.claimed_by(labels) != delivery or not holds_exactly(target, self.parcel(delivery).manifest):
-            return False
-        known = {"already_delivered": False, "fingerprint": self._fingerprint(slot, target)}
-        self._slots.announce(delivery, labels, known)
-        return True
-
-    def _unpublish(self, delivery: DeliveryId) -> None:
-        slot = self._slots.accepted / delivery
-        labels = self.parcel(delivery).delivery.labels
-        if not is_real_folder(slot / DATA) and self._slots.claimed_by(labels) == delivery:
-            heir = self._slots.heir(labels, delivery)
-            other = self._slots.held(heir) if heir else None
-            with suppress(FileNotFoundError):
-                if other is not None and is_real_folder(other / DATA):
-                    # The session folder stays for the other delivery; we go with its copy of the same content.
-                    move(other / DATA, slot / DATA)
-                    sync_folder(other)
-                else:
-                    move(self._session(labels), slot / DATA)
-                    sync_folder(self._session(labels).parent)
-        self._slots.leave(labels, delivery)
-        with suppress(FileNotFoundError):
-            (slot / PUBLISHED).unlink()
-        move(slot, self._slots.accepting / delivery)
-
-    def _fingerprint(self, slot: Path, data: Path) -> str:
-        look = look_through(data, Manifest.trusted(slot, read_seal(slot).summary))
-        return look.fingerprint if not (look.refused or look.leftovers) else ""
-
-    def _session(self, labels: Labels) -> Path:
-        return self.root / labels.project / labels.participant / labels.session
-
-
-def _overlay(slot: Path) -> Labels | None:
-    changed = read_note(slot / LABELS)
-    if changed is None:
-        return None
-    return Labels(*(str(changed[key]) for key in ("project", "participant", "session")))
-
-
-def _verified_fingerprint(slot: Path) -> str:
-    return str((read_note(slot / VERIFIED) or {}).get("fingerprint", "not verified"))
-
-
-def _blocked(labels: Labels, why: str) -> Rejected:
-    return Rejected(
-        f"the session folder {labels} cannot be made: {why}",
-        findings=[
-            error(
-                "session-exists",
-                f"{labels}: {why}",
-                hint="compare the two; send again under another session label, or `lading fix ID --session NEW`",
-            )
-        ],
-        safe="both are kept",
-    )
-
 
 def _not_a_folder(delivery: DeliveryId) -> Rejected:
     found = error("symlink", "the slot is a link, or no folder at all", hint="send the delivery again with lading")
@@ -566,10 +407,3 @@ def _flush_ahead(slot: Path) -> Callable[[], None]:
     except (LadingError, OSError):  # what is wrong with it is told by whoever reads it in earnest
         much = False
     return flush_ahead(slot) if much else lambda: None
-
-
-def _unknown(delivery: DeliveryId, what: str) -> UnexpectedFault:
-    return UnexpectedFault(
-        f"delivery {delivery} cannot be {what}: it is not in this inbox, or not that far",
-        next_command=f"lading show {delivery}",
-    )

@@ -327,6 +327,22 @@ def read_note(path: Path) -> dict[str, object] | None:
     return note
 
 
+def labels_given(slot: Path) -> Labels | None:
+    """The labels that an operator gave to the delivery when he released it, or None: those of its seal count."""
+    changed = read_note(slot / LABELS)
+    if changed is None:
+        return None
+    return Labels(*(str(changed[key]) for key in ("project", "participant", "session")))
+
+
+def unknown(delivery: DeliveryId, what: str) -> UnexpectedFault:
+    """The error for a delivery that is in none of the places where it could be `what`."""
+    return UnexpectedFault(
+        f"delivery {delivery} cannot be {what}: it is not in this inbox, or not that far",
+        next_command=f"lading show {delivery}",
+    )
+
+
 def _is_older(path: Path, before: float) -> bool:
     try:
         return path.lstat().st_mtime < before

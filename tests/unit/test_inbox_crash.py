@@ -23,10 +23,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 KEY = b"k" * 32
 LABELS = Labels("P", "s1", "e1")
 OURS = Path(lading.inbox.__file__).parent
-WATCHED = {
-    str(OURS / f"{name}.py")
-    for name in ("inbox", "disk", "seal", "staging/acceptance", "staging/bare", "staging/receipts", "staging/slots")
-}
+STAGING = ("acceptance", "bare", "publishing", "receipts", "slots")
+WATCHED = {str(OURS / f"{name}.py") for name in ("inbox", "disk", "seal", *(f"staging/{part}" for part in STAGING))}
 Work = Callable[[Inbox], object]
 # Stride 1 takes some ten minutes: worth it after every change to the modules below.
 STRIDE = int(os.environ.get("LADING_TEST_LINE_STRIDE", "37"))
