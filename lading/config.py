@@ -19,6 +19,7 @@ from cattrs.gen import make_dict_structure_fn
 from lading.errors import ConfigError
 from lading.hours import Hours
 from lading.listing.digests import are_digests
+from lading.secret_places import anchored
 from lading.toml_values import is_tuple, list_hook, strict, table
 
 T = TypeVar("T")
@@ -337,6 +338,7 @@ def load(path: Path) -> Config:
 
 def _read(raw: dict[str, Any], path: Path) -> Config:
     base = path.resolve().parent
+    raw = {name: anchored(value, base, name) for name, value in raw.items()}
     raw.setdefault("home", str(platformdirs.user_data_path("lading", appauthor=False)))
     for kind, own in (("repositories", {"kind", "imports", "hours"}), ("reporters", {"kind", "labels"})):
         raw[kind] = {name: _with_settings(table, own) for name, table in _tables(raw, kind, path).items()}

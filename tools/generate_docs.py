@@ -105,7 +105,7 @@ def settings_page() -> str:
     lines = [
         NOTICE,
         "# Settings\n",
-        "One TOML file; relative paths are relative to its folder. `lading init` writes a starter.\n",
+        "One TOML file. Relative paths go by its folder, also in `file:PATH` and `netrc:PATH`. `lading init` writes a starter.\n",
     ]
     lines.append(
         "It is looked for in `--config`, `$LADING_CONFIG`, `./lading.toml`, the user's and the site's settings folder.\n"

@@ -9,6 +9,11 @@ from lading.cli.templates import starter
 from lading.config import load
 from lading.errors import ConfigError
 from lading.inbox import Inbox
+from lading.reporters import places
+from lading.reporters.login import find_login
+from omero_importer.credentials import find as omero_login
+from transport.logins import password
+from xnat_importer.credentials import find as xnat_login
 
 
 def write(folder: Path, text: str) -> Path:
@@ -68,6 +73,71 @@ def test_relative_paths_are_relative_to_the_settings_file(tmp_path: Path, monkey
 
     assert config.home == tmp_path / "state"
     assert config.inboxes["main"].path == tmp_path / "inbox"
+
+
+WITH_SECRETS = """
+[metrics]
+token = "file:secrets/word"
+[mail]
+credentials = "file:secrets/login.toml"
+[reporters.chat]
+kind = "apprise"
+urls = "file:secrets/chat.toml"
+[repositories.xnat]
+kind = "xnat"
+url = "https://xnat.example.org"
+credentials = "netrc:secrets/netrc"
+[repositories.omero]
+kind = "omero"
+host = "omero.example.org"
+credentials = "file:secrets/login.toml"
+[routes.mri]
+transport = { kind = "sftp", target = "file:data", password = "file:secrets/word" }
+fetch = { kind = "globus", account = { client = "one", secret = "file:secrets/word" } }
+"""
+
+
+def test_secrets_in_files_are_relative_to_the_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Seen: the server ran as a service, in another folder than `lading doctor`, and found no login.
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    for name, text in (
+        ("word", "open sesame\n"),
+        ("login.toml", 'user = "lading"\npassword = "open sesame"\n'),
+        ("chat.toml", 'urls = ["json://localhost"]\n'),
+        ("netrc", "machine xnat.example.org login lading password sesame\n"),
+    ):
+        (secrets / name).write_text(text)
+        (secrets / name).chmod(0o600)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    config = load(write(tmp_path, WITH_SECRETS))
+
+    transport, fetch = config.routes["mri"].transport, config.routes["mri"].fetch
+    account = fetch["account"]
+    assert isinstance(account, dict)
+    for spec in (config.metrics.token, str(transport["password"]), str(account["secret"])):
+        assert password(spec, "somebody") == "open sesame"
+    found = find_login(config.mail.credentials, "mail.example.org")
+    assert found is not None
+    assert found.user == "lading"
+    assert omero_login(str(config.repositories["omero"].settings["credentials"]), "omero").user == "lading"
+    assert (
+        xnat_login(str(config.repositories["xnat"].settings["credentials"]), "https://xnat.example.org").user
+        == "lading"
+    )
+    places(config)["chat"].reporter.probe()
+    assert transport["target"] == "file:data"  # a host that is called so
+
+
+@pytest.mark.parametrize(
+    "spec", ["file:/etc/lading/x.toml", "file:~/x.toml", "netrc:~/x", "env:FILE", "netrc", "file:"]
+)
+def test_what_names_no_relative_file_stays_as_it_is(tmp_path: Path, spec: str) -> None:
+    config = load(write(tmp_path, f'[repositories.xnat]\nkind = "xnat"\ncredentials = "{spec}"\n'))
+
+    assert config.repositories["xnat"].settings["credentials"] == spec
 
 
 def test_a_transport_is_wrapped_as_its_tables_ask(tmp_path: Path) -> None:
