@@ -105,13 +105,22 @@ class Limits:
     max_depth: int = 64
 
 
-class Manifest:
-    """A finished list in `folder`. Iterating streams its entries; every line is checked, whoever wrote it."""
+REMEMBERED_FILES = 4096
+"""A list of at most so many files (a few MB) stays in memory once it was gone through: it is asked several times."""
 
-    def __init__(self, folder: Path, summary: Summary, limits: Limits) -> None:
+
+class Manifest:
+    """A finished list in `folder`. Iterating streams its entries; every line is checked, whoever wrote it.
+
+    A short list is read once: what was checked is what is gone through later, whatever lies in the folder then.
+    """
+
+    def __init__(self, folder: Path, summary: Summary, limits: Limits, entries: Sequence[Entry] | None = None) -> None:
+        """`entries`: all of them, where they were read before."""
         self.folder = folder
         self.summary = summary
         self._limits = limits
+        self._entries = entries
 
     def __repr__(self) -> str:
         return f"Manifest({str(self.folder)!r}, {self.summary.files} files, digest {self.summary.digest[:12]})"
@@ -125,7 +134,8 @@ class Manifest:
         Raises AccessDenied or Unreachable when the disk, not the sender, is at fault.
         """
         limits = limits or Limits()
-        return cls(folder, _summarise(folder, limits), limits)
+        summary, entries = _summarise(folder, limits)
+        return cls(folder, summary, limits, entries)
 
     @classmethod
     def trusted(cls, folder: Path, summary: Summary) -> "Manifest":
@@ -133,7 +143,16 @@ class Manifest:
         return cls(folder, summary, Limits(max_files=max(summary.files, summary.filtered)))
 
     def __iter__(self) -> Iterator[Entry]:
-        return _entries(self.folder, self._limits, hashlib.sha256(), hashlib.sha256())
+        if self._entries is not None:
+            return iter(self._entries)
+        return self._streamed()
+
+    def _streamed(self) -> Iterator[Entry]:
+        short = _Short()
+        for entry in _entries(self.folder, self._limits, hashlib.sha256(), hashlib.sha256()):
+            short.add(entry)
+            yield entry
+        self._entries = short.entries
 
     def __len__(self) -> int:
         return self.summary.files
@@ -343,11 +362,26 @@ def _sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _summarise(folder: Path, limits: Limits) -> Summary:
+class _Short:
+    """Keeps the entries of a list as long as they are few."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] | None = []
+
+    def add(self, entry: Entry) -> None:
+        if self.entries is not None:
+            self.entries.append(entry)
+            if len(self.entries) > REMEMBERED_FILES:
+                self.entries = None
+
+
+def _summarise(folder: Path, limits: Limits) -> tuple[Summary, Sequence[Entry] | None]:
     listed, sums = hashlib.sha256(), hashlib.sha256()
     files = total = 0
     common: set[str] = set(DIGEST_CHARS)
+    short = _Short()
     for entry in _entries(folder, limits, listed, sums):
+        short.add(entry)
         files += 1
         total += entry.size
         common &= entry.digests.keys()
@@ -356,7 +390,7 @@ def _summarise(folder: Path, limits: Limits) -> Summary:
     if digest != sums.hexdigest():
         raise _refused("manifest-lists-disagree", SUMS_NAME, f"{LIST_NAME} and {SUMS_NAME} do not say the same", folder)
     algorithms = tuple(name for name in DIGEST_CHARS if name in common)
-    return Summary(files, total, digest, listed.hexdigest(), filtered, algorithms)
+    return Summary(files, total, digest, listed.hexdigest(), filtered, algorithms), short.entries
 
 
 def _entries(folder: Path, limits: Limits, listed: "hashlib._Hash", sums: "hashlib._Hash") -> Iterator[Entry]:

@@ -144,6 +144,29 @@ def test_a_manifest_read_back_says_the_same(source: Path, papers: Path) -> None:
     assert made.summary.list_digest == hashlib.sha256((papers / LIST_NAME).read_bytes()).hexdigest()
 
 
+def test_a_short_list_is_what_it_was_when_it_was_checked(source: Path, papers: Path) -> None:
+    made = make(source, papers)
+    opened, trusted = Manifest.open(papers), Manifest.trusted(papers, made.summary)
+    entries = list(trusted)
+
+    (papers / LIST_NAME).write_bytes(b"something else\n")
+
+    assert list(opened) == list(trusted) == entries
+    with pytest.raises(Rejected):
+        list(Manifest.trusted(papers, made.summary))  # never gone through before: it is read, and checked
+
+
+def test_a_long_list_is_read_every_time(source: Path, papers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lading.manifest.REMEMBERED_FILES", len(make(source, papers)) - 1)
+    opened = Manifest.open(papers)
+    list(opened)
+
+    (papers / LIST_NAME).write_bytes(b"something else\n")
+
+    with pytest.raises(Rejected):
+        list(opened)
+
+
 def test_the_list_is_json_lines_that_any_program_can_read(source: Path, papers: Path) -> None:
     put(source, "größe\n", b"x")
     make(source, papers)
