@@ -145,6 +145,8 @@ def test_a_manifest_read_back_says_the_same(source: Path, papers: Path) -> None:
 
 
 def test_a_short_list_is_what_it_was_when_it_was_checked(source: Path, papers: Path) -> None:
+    put(source, "one")
+    put(source, "two")
     made = make(source, papers)
     opened, trusted = Manifest.open(papers), Manifest.trusted(papers, made.summary)
     entries = list(trusted)
@@ -157,6 +159,8 @@ def test_a_short_list_is_what_it_was_when_it_was_checked(source: Path, papers: P
 
 
 def test_a_long_list_is_read_every_time(source: Path, papers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(source, "one")
+    put(source, "two")
     monkeypatch.setattr("lading.manifest.REMEMBERED_FILES", len(make(source, papers)) - 1)
     opened = Manifest.open(papers)
     list(opened)
