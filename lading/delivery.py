@@ -164,7 +164,8 @@ class Outcome(StrEnum):
 class FileOutcome:
     """The verdict on one file of a delivery.
 
-    `how` names the proof ("md5", "sop-instance-uid") or the reason; `where` is the repository's URI for it, or "".
+    `how` names the proof ("md5", "sop-instance-uid") or the reason; `where` is the repository's URI for it, or "". `hint`: what to
+    do about it, or ""; it goes into the finding, not into the list.
     """
 
     path: str
@@ -173,6 +174,7 @@ class FileOutcome:
     outcome: Outcome
     how: str = ""
     where: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

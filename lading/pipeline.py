@@ -245,7 +245,8 @@ class Outcomes:
     def unproven(self) -> tuple[Finding, ...]:
         """One finding per file that is not proven, the first 200 of them."""
         return tuple(
-            error(f"not-verified-{v.outcome}", f"reading back: {v.how or v.outcome}", path=v.path) for v in self._worst
+            error(f"not-verified-{v.outcome}", f"reading back: {v.how or v.outcome}", path=v.path, hint=v.hint)
+            for v in self._worst
         )
 
     def summary(self) -> str:

@@ -175,15 +175,16 @@ class Errand:
     ) -> dict[str, tuple[int, ...]]:
         """What the mark does not lead to any more is marked again. Returns its images, by the fileset's key."""
         delivery = self.parcel.delivery
-        proof = Proof(connection, self.source, self.decision, place, (), (), self.route)
+        proof = Proof(connection, self.source, self.decision, place, delivery.id, (), (), self.route)
         name, entries = ClientName(place.prefix), self.source.entries
         strays = Strays(connection, delivery, self.parcel.manifest.summary.digest, entries, name, proof.may_be)
         found = {number: plan for plan, number in strays.of(missing)}
         annotations.link(connection, place.mark, "Fileset", found)
         images = {}
         for one in holdings.described(connection, sorted(found), place):
-            self._mend(connection, place, one, found[one.id])
-            images[found[one.id].key] = tuple(sorted(one.images))
+            if found[one.id].key not in images:  # a second one is marked, for the reading back to see it
+                self._mend(connection, place, one, found[one.id])
+                images[found[one.id].key] = tuple(sorted(one.images))
         return images
 
     def _demand_copy(self, missing: Iterable[str]) -> None:

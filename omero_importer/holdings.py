@@ -91,6 +91,12 @@ def described(connection: Connection, filesets: Sequence[int], place: Place) -> 
             yield found[one]
 
 
+def groups(connection: Connection, filesets: Sequence[int]) -> dict[int, int]:
+    """The group that each of these Filesets is in."""
+    query = "select distinct e.fileset.id, e.fileset.details.group.id from FilesetEntry e where e.fileset.id in (:ids)"
+    return {row[0]: row[1] for row in _rows(connection, query, filesets)}
+
+
 def stored_files(
     connection: Connection, filesets: Sequence[int], where: Mapping[str, str] | None = None
 ) -> Iterator[StoredFile]:

@@ -181,7 +181,8 @@ class OmeroImporter:
             if decision is None:
                 decision = decided.as_held(connection, marks, place, parcel, skips)
             ids, deliveries = tuple(mark.id for mark in marks), tuple(mark.delivery for mark in marks)
-            yield from Proof(connection, errand.source, decision, place, ids, deliveries, route).outcomes()
+            number = parcel.delivery.id
+            yield from Proof(connection, errand.source, decision, place, number, ids, deliveries, route).outcomes()
             yield from decided.unheld(entries.values(), decision)
 
     def _place(self, connection: Connection, errand: Errand, record: ImportRecord) -> Place:

@@ -1,17 +1,19 @@
 """Reads back what OMERO holds, file by file, over a login of its own.
 
-A file of a Fileset is proven when OMERO's checksum of what it stored equals ours and an image with pixels was made of the Fileset,
-at its place. With `import.reread` the server reads its disk again; else its word of the upload counts.
+A file of a Fileset is proven when OMERO's checksum of what it stored equals ours, an image with pixels was made of the Fileset, at
+its place, and no other Fileset of the delivery holds it too. With `import.reread` the server reads its disk again; else its word of
+the upload counts.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lading.delivery import FileOutcome, Outcome
+from lading.delivery import DeliveryId, FileOutcome, Outcome
 from lading.manifest import Entry
-from omero_importer import annotations, attachments, holdings
+from omero_importer import annotations, attachments, doubles, holdings
 from omero_importer.attachments import StoredAttachment
+from omero_importer.doubles import Copy
 from omero_importer.filesets import FilesetPlan, FilesetsDecision, Place
 from omero_importer.hashes import ALGORITHMS, MANIFEST_NAMES, NO_PROOF
 from omero_importer.holdings import ClientName, HeldFileset, Matching, StoredFile
@@ -34,6 +36,7 @@ class Proof:
     source: Source
     decision: FilesetsDecision
     place: Place
+    delivery: DeliveryId
     marks: tuple[int, ...]
     deliveries: tuple[str, ...]
     route: RouteSettings
@@ -51,21 +54,33 @@ class Proof:
         return verdict.outcome in (Outcome.VERIFIED, Outcome.UNVERIFIED)
 
     def _filesets(self) -> Iterator[FileOutcome]:
-        name = ClientName(self.place.prefix)
-        matching = Matching(self.decision.filesets, name)
-        missing = {plan.key: plan for plan in self.decision.filesets}
-        held = holdings.held(self.connection, self.marks, self.place)
-        for batch in _batched(held, _READ_AT_ONCE):
-            pairs = [(found, plan) for found in batch if (plan := matching.plan(found)) and missing.pop(plan.key, None)]
-            files: dict[int, dict[str, StoredFile]] = {found.id: {} for found, _ in pairs}
+        held = self._held()
+        for batch in _batched(plan for plan in self.decision.filesets if held[plan.key]):
+            copies = {plan.key: doubles.in_one_group(self.connection, held[plan.key]) for plan in batch}
+            files: dict[int, dict[str, StoredFile]] = {found.id: {} for some in copies.values() for found in some}
             for stored in holdings.stored_files(self.connection, sorted(files)):
                 files[stored.fileset][stored.client_path] = stored
             broken = self._broken([stored for one in files.values() for stored in one.values()])
-            for found, plan in pairs:
-                yield from self._judged(found, plan, files[found.id], broken)
-        for plan in missing.values():
-            for path in plan.files:
-                yield _outcome(self.source.entries[path], Outcome.MISSING, "OMERO has no Fileset of it")
+            for plan in batch:
+                found, *more = (
+                    Copy(one, tuple(self._judged(one, plan, files[one.id], broken))) for one in copies[plan.key]
+                )
+                yield from doubles.together([found, *more], self.delivery) if more else found.verdicts
+        for plan in self.decision.filesets:
+            if not held[plan.key]:
+                for path in plan.files:
+                    yield _outcome(self.source.entries[path], Outcome.MISSING, "OMERO has no Fileset of it")
+
+    def _held(self) -> dict[str, list[HeldFileset]]:
+        """For the key of each plan, what OMERO has of it, oldest first: nothing, one Fileset, or more than one."""
+        matching = Matching(self.decision.filesets, ClientName(self.place.prefix))
+        held: dict[str, list[HeldFileset]] = {plan.key: [] for plan in self.decision.filesets}
+        for found in holdings.held(self.connection, self.marks, self.place):
+            plan = matching.plan(found)
+            if plan is not None:
+                found.paths = frozenset()  # they may be a million; the plan has them
+                held[plan.key].append(found)
+        return held
 
     def _judged(
         self, found: HeldFileset, plan: FilesetPlan, files: Mapping[str, StoredFile], broken: Mapping[int, Outcome]
@@ -170,11 +185,11 @@ class Proof:
             raise
 
 
-def _batched(found: Iterator[HeldFileset], size: int) -> Iterator[list[HeldFileset]]:
-    batch: list[HeldFileset] = []
-    for one in found:
+def _batched(plans: Iterable[FilesetPlan]) -> Iterator[list[FilesetPlan]]:
+    batch: list[FilesetPlan] = []
+    for one in plans:
         batch.append(one)
-        if len(batch) == size or sum(len(each.paths) for each in batch) > _FILES_AT_ONCE:
+        if len(batch) == _READ_AT_ONCE or sum(len(each.files) for each in batch) > _FILES_AT_ONCE:
             yield batch
             batch = []
     if batch:

@@ -36,24 +36,25 @@ class Strays:
     def of(self, plans: Sequence[FilesetPlan]) -> Iterator[tuple[FilesetPlan, int]]:
         """Plans, none of which is under a mark of ours, and the Filesets of our group that they are. Raises Refused.
 
-        That is when one of them is in another group: somebody's decision, which is not ours to undo, nor to work around.
+        That is when one of them is in another group: somebody's decision, which is not ours to undo, nor to work around. A plan may
+        be there more than once: all of them are ours.
         """
         groups = self._unclaimed([self.name(plan.entry) for plan in plans])
-        lacking = {plan.key for plan in plans}
+        there: set[str] = set()
         by_paths = {frozenset(map(self.name, plan.files)): plan for plan in plans}
         away: list[tuple[FilesetPlan, int]] = []
         for fileset in sorted(groups):
             files = {one.client_path: one for one in holdings.stored_files(self.connection, [fileset], ANYWHERE)}
             plan = by_paths.get(frozenset(files))
-            if plan is None or plan.key not in lacking or not self._is_it(plan, fileset, files):
+            if plan is None or not self._is_it(plan, fileset, files):
                 continue
             if groups[fileset] != self.connection.group_id:
                 away.append((plan, groups[fileset]))
             else:
-                lacking.remove(plan.key)
+                there.add(plan.key)
                 yield plan, fileset
         for plan, group in away:
-            if plan.key in lacking:
+            if plan.key not in there:
                 raise self._moved(plan, group)
 
     def _is_it(self, plan: FilesetPlan, fileset: int, files: dict[str, StoredFile]) -> bool:
