@@ -5,6 +5,7 @@ finds its own upload by the object's key and sends the parts that are missing.
 """
 
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,13 +21,14 @@ from botocore.config import Config
 from lading.config import structure
 from lading.errors import AccessDenied, ConfigError
 from lading.manifest import NameLimits
-from lading.ports import Settings
+from lading.ports import Clock, Settings
 from transport.https import demand_tls, tls_context
 from transport.logins import password
 from transport.placing import PlacingTransport
 from transport.remote import RemoteTraits
 from transport.s3_errors import Answers
 from transport.s3_objects import S3Files
+from transport.s3_stale import Stale
 from transport.s3_uploads import MIB, SMALLEST_PART, Uploads
 
 _ADDRESSING = ("auto", "path", "virtual")
@@ -50,7 +52,8 @@ class S3Config:
     whole object, "none" is for servers that refuse it (each part then has its MD5 alone). `trust_checksums`: believe the
     SHA-256 that the server keeps of an object instead of reading it back; Amazon proves it on arrival, others may only
     store what they were told.
-    `stale_days`: unfinished uploads of deliveries that are older are given up, 0 keeps them.
+    `stale_days`: unfinished uploads of deliveries to which nothing was added for so long are given up, 0 keeps them; they are
+    looked for at the first file and then once a day.
     `connect_timeout` and `timeout` (seconds without an answer); `tries` of each request.
     """
 
@@ -97,12 +100,12 @@ class S3Config:
 class S3Place:
     """A bucket, or a prefix in one. Makes one client, which all connections share: it is safe to, and slow to make."""
 
-    def __init__(self, config: S3Config) -> None:
+    def __init__(self, config: S3Config, *, clock: Clock = time.monotonic) -> None:
         if config.endpoint:
             demand_tls(config.endpoint, key="endpoint")
         if config.ca:
             tls_context(config.ca)
-        self._config = config
+        self._config, self._clock = config, clock
         self._prefix = f"{config.prefix.strip('/')}/" if config.prefix.strip("/") else ""
         self._answers = Answers(self.name, config.ca)
         self._lock = threading.Lock()
@@ -162,7 +165,7 @@ class S3Place:
             with_checksum=config.checksum == "crc32",
             extra=_extra(config),
             stale_prefix=f"{self._prefix}.lading/",
-            stale_days=config.stale_days,
+            stale=Stale(config.bucket, config.stale_days, clock=self._clock),
         )
 
 

@@ -13,17 +13,18 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
 from botocore import exceptions as boto
 
-from lading.errors import Corrupted, LadingError, SourceChanged, UnexpectedFault, Unreachable
+from lading.errors import AccessDenied, Corrupted, LadingError, SourceChanged, UnexpectedFault, Unreachable
 from transport.foreign import shown
 from transport.remote import BLOCK, Body
 from transport.s3_crc import joined
 from transport.s3_errors import Answers, code_of, is_absent
+from transport.s3_stale import Stale
 
 MIB = 1 << 20
 SMALLEST_PART = 5 * MIB
@@ -83,19 +84,21 @@ class Uploads:
         with_checksum: bool,
         extra: Mapping[str, str],
         stale_prefix: str,
-        stale_days: float,
+        stale: Stale,
     ) -> None:
         self._client, self._bucket, self._answers, self._hands = client, bucket, answers, hands
         self._part_bytes, self._with_checksum, self._extra = part_bytes, with_checksum, extra
         # Bounds memory: a part is in memory from its first byte until the server has it.
         self._room = threading.BoundedSemaphore(parts_at_once)
-        self._stale_prefix, self._stale_days = stale_prefix, stale_days
-        self._stale_lock = threading.Lock()
-        self._stale_done = stale_days <= 0
+        self._stale_prefix, self._stale = stale_prefix, stale
 
     def put(self, path: str, key: str, body: Body) -> None:
         """`key` is the body, whole. `path` is for messages."""
-        self._abort_stale()
+        with self._stale.putting(key):
+            self._abort_stale()
+            self._put(path, key, body)
+
+    def _put(self, path: str, key: str, body: Body) -> None:
         if body.size <= self._part_bytes:
             with self._room:
                 self._put_whole(path, key, body)
@@ -159,15 +162,19 @@ class Uploads:
         if not own:
             return None
         upload = str(own[-1]["UploadId"])
+        parts = self._parts_there(path, key, upload)
+        return None if parts is None else _Upload(path, key, upload, parts)
+
+    def _parts_there(self, path: str, key: str, upload: str) -> Mapping[int, Mapping[str, Any]] | None:
+        """The parts that the server has of an upload; None when there is no such upload any more."""
         try:
             with self._answers.translating("look at the parts of", path):
                 pages = self._client.get_paginator("list_parts").paginate(Bucket=self._bucket, Key=key, UploadId=upload)
-                parts = {int(part["PartNumber"]): part for page in pages for part in page.get("Parts", ())}
+                return {int(part["PartNumber"]): part for page in pages for part in page.get("Parts", ())}
         except Unreachable as exc:
             if isinstance(exc.__cause__, boto.ClientError) and code_of(exc.__cause__) == "NoSuchUpload":
                 return None
             raise
-        return _Upload(path, key, upload, parts)
 
     def _send_parts(self, upload: _Upload, body: Body) -> tuple[list[Mapping[str, Any]], int]:
         """Every part of the body, in order, as the server has it now; and the CRC-32 of the whole."""
@@ -290,17 +297,28 @@ class Uploads:
     # -- what others left --------------------------------------------------------------------------------------------
 
     def _abort_stale(self) -> None:
-        """Once per process: parts of uploads that nobody will finish cost money and are in no listing."""
-        with self._stale_lock:
-            if self._stale_done:
-                return
-            self._stale_done = True
-        before = datetime.now(UTC) - timedelta(days=self._stale_days)
+        """At the first object, and then once a day: parts of uploads that nobody will finish cost money and are in no listing."""
+        if not self._stale.is_due():
+            return
         # Some accounts may put but not list uploads: that is the bucket's life-cycle rule's work then.
         with suppress(LadingError):
             for item in self._unfinished(self._stale_prefix):
-                if _begun_at(item) < before:
-                    self._abort(item["Key"], item["UploadId"])
+                if self._is_stale(item):
+                    with self._stale.sparing(item["Key"]) as free:
+                        if free:
+                            self._abort(item["Key"], item["UploadId"])
+
+    def _is_stale(self, item: Mapping[str, Any]) -> bool:
+        """Whether it was begun long ago, and no part has come for as long: one large file may take another sender a week."""
+        if not self._stale.is_old(_begun_at(item)):
+            return False
+        try:
+            parts = self._parts_there(item["Key"], item["Key"], item["UploadId"])
+        except AccessDenied:  # of another account, whose upload is not ours to give up
+            return False
+        return parts is not None and all(
+            self._stale.is_old(_moment(part.get("LastModified"))) for part in parts.values()
+        )
 
     def _unfinished(self, prefix: str) -> list[Mapping[str, Any]]:
         with self._answers.translating("list the unfinished uploads of", prefix):
@@ -345,10 +363,14 @@ def _metadata(body: Body) -> Mapping[str, str]:
 
 
 def _begun_at(item: Mapping[str, Any]) -> datetime:
-    moment = item.get("Initiated")
-    if not isinstance(moment, datetime):
+    return _moment(item.get("Initiated"))
+
+
+def _moment(told: object) -> datetime:
+    """A time as a server tells it. What it does not tell is now: nothing is given up for that."""
+    if not isinstance(told, datetime):
         return datetime.now(UTC)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return told if told.tzinfo else told.replace(tzinfo=UTC)
 
 
 def _crc(value: int) -> str:

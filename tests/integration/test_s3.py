@@ -6,14 +6,17 @@ import time
 
 import pytest
 
+from lading.config import structure
 from lading.errors import AccessDenied, ConfigError, Corrupted, OutOfSpace, SourceChanged, UnexpectedFault, Unreachable
 from lading.testing import trees
 from lading.testing.s3_servers import ACCESS_KEY, rclone, rclone_s3, secret_file
 from lading.testing.scripted import Said, scripted
 from transport.bodies import SmallBody
-from transport.s3 import S3Place
+from transport.s3 import S3Config, S3Place
+from transport.s3_stale import DAY_S
 
 MIB = 1 << 20
+SLOT = "inbox/.lading/incoming/20260101-000000-forgotten0/data"
 needs_rclone = pytest.mark.skipif(rclone() is None, reason="rclone is not installed (pip install 'lading[dev]')")
 
 
@@ -69,6 +72,28 @@ class _Breaking(SmallBody):
                 raise self._failure
             sent += len(block)
             yield block
+
+
+class _Pausing(SmallBody):
+    """A body whose reader does something else after `good` bytes, once."""
+
+    def __init__(self, content, good, otherwise):
+        super().__init__(content)
+        self._good, self._otherwise = good, otherwise
+
+    def blocks(self, offset=0, length=None):
+        sent = 0
+        for block in super().blocks(offset, length):
+            if sent < self._good <= sent + len(block):
+                self._otherwise()
+            sent += len(block)
+            yield block
+
+
+def _timed(settings, stale_s, clock):
+    """A place with another clock, where what is older than so many seconds is stale."""
+    changed = {**settings, "stale_days": stale_s / DAY_S}
+    return S3Place(structure(changed, S3Config, where="transport"), clock=clock)
 
 
 class _Listed(SmallBody):
@@ -141,6 +166,54 @@ class TestInParts:
         assert kept == 2
         assert [upload["Key"] for upload in files._uploads._unfinished("")] == ["elsewhere/x"]
 
+    def test_stale_uploads_are_looked_for_again_every_day(self, settings):
+        now = [0.0]
+        place = _timed(settings, 0.5, lambda: now[0])
+        files = place.connect()
+        files.place("first", SmallBody(b"x"))
+        place._client.create_multipart_upload(Bucket="bucket", Key=f"{SLOT}/forgotten")
+        time.sleep(1.6)
+
+        now[0] = DAY_S - 1
+        files.place("the-same-day", SmallBody(b"x"))
+        kept = files._uploads._unfinished("")
+        now[0] = DAY_S
+        files.place("the-next-day", SmallBody(b"x"))
+
+        assert [upload["Key"] for upload in kept] == [f"{SLOT}/forgotten"]
+        assert files._uploads._unfinished("") == []
+
+    def test_an_upload_that_is_under_way_here_is_spared_however_old(self, settings, bucket):
+        content = trees.noise(1, 17 * MIB)
+        now = [0.0]
+        place, other = (_timed(settings, 0.5, lambda: now[0]) for _ in range(2))
+        files = place.connect()
+
+        def the_next_day():
+            time.sleep(1.6)
+            now[0] += DAY_S
+            files.place("the-next-day", SmallBody(b"x"))
+            other.connect().place("by-another-route", SmallBody(b"x"))
+
+        place._client.create_multipart_upload(Bucket="bucket", Key=f"{SLOT}/forgotten")
+        files.place(f"{SLOT.removeprefix('inbox/')}/large", _Pausing(content, 12 * MIB, the_next_day))
+
+        assert (bucket / SLOT / "large").read_bytes() == content
+        assert files._uploads._unfinished("") == [], "the look was in earnest"
+
+    def test_an_old_upload_to_which_another_sender_still_adds_is_spared(self, settings):
+        place = _timed(settings, 4, time.monotonic)
+        files = place.connect()
+        key = f"{SLOT}/large"
+        upload = place._client.create_multipart_upload(Bucket="bucket", Key=key)["UploadId"]
+        place._client.create_multipart_upload(Bucket="bucket", Key=f"{SLOT}/forgotten")
+        time.sleep(4.1)
+
+        place._client.upload_part(Bucket="bucket", Key=key, UploadId=upload, PartNumber=1, Body=b"x")
+        files.place("file", SmallBody(b"x"))
+
+        assert [found["Key"] for found in files._uploads._unfinished("")] == [key]
+
     def test_removing_a_folder_takes_its_unfinished_uploads_along(self, settings, bucket):
         place = S3Place.from_settings(settings)
         files = place.connect()
@@ -194,6 +267,25 @@ class TestWhatServersSay:
         body = f"<Error><Code>{code}</Code><Message>because</Message></Error>".encode()
         with scripted(lambda asked: Said(status, body)) as server, pytest.raises(kind, match=code):
             _liar(tmp_path, server.url).place("file", SmallBody(b"content"))
+
+    def test_an_old_upload_that_another_account_may_look_at_alone_keeps_no_other_from_being_given_up(self, tmp_path):
+        old = "<Initiated>2020-01-01T00:00:00Z</Initiated>"
+        uploads = "".join(
+            f"<Upload><Key>.lading/incoming/{key}</Key><UploadId>u</UploadId>{old}</Upload>" for key in "ab"
+        )
+
+        def answer(asked):
+            if "uploads" in asked.path:
+                return Said(200, f"<ListMultipartUploadsResult>{uploads}</ListMultipartUploadsResult>".encode())
+            if asked.method == "GET" and "/a?" in asked.path:
+                return Said(403, b"<Error><Code>AccessDenied</Code></Error>")
+            return Said(200, b"<ListPartsResult></ListPartsResult>" if asked.method == "GET" else b"")
+
+        with scripted(answer) as server:
+            _liar(tmp_path, server.url, stale_days=7).place("file", SmallBody(b"x"))
+
+        given_up = [asked.path for asked in server.asked if asked.method == "DELETE"]
+        assert given_up == ["/bucket/.lading/incoming/b?uploadId=u"]
 
     def test_an_object_that_the_server_sums_up_differently_is_corrupted_and_removed(self, tmp_path):
         def answer(asked):
