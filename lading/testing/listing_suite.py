@@ -151,7 +151,7 @@ def cut_and_finished(desk: Desk, proxy: FaultProxy, errand: Errand) -> None:
     with pytest.raises(Unreachable):
         errand.carry()
     assert not desk.is_sealed(errand)
-    settle(desk.inbox.root / errand.slot.path)
+    settle(desk, errand)
     before = proxy.passed
     errand.carry()
 
@@ -176,5 +176,5 @@ def _killed(desk: Desk, source: Path) -> Errand:
     process.kill()
     process.communicate()
     assert not seen, f"visible before it was whole: {seen}"
-    settle(desk.inbox.root / errand.slot.path)
+    settle(desk, errand)
     return errand

@@ -42,7 +42,9 @@ class Site:
     `server`: host and port that a proxy may stand in front of; `through(proxy)`: changes to the settings that go through it,
     with a time-out of a few seconds. `secrets`: texts that must never be shown. `stricter`: by the reason for it, the nasty names
     that the transport refuses although this very server would keep them as they are. `loses`: by reason, names that only this
-    server loses, and not what it stands for; they are left out of the nasty source.
+    server loses, and not what it stands for; they are left out of the nasty source. `look`: called before the suite looks at an
+    inbox, for a server that keeps its files where nobody can look: it brings the folder up to what the server holds.
+    `unseen(folder)`: bytes that have come for files in `folder` and do not show there before the file is whole.
     """
 
     factory: str
@@ -55,6 +57,8 @@ class Site:
     secrets: tuple[str, ...] = ()
     stricter: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
     loses: Mapping[str, Callable[[str], bool]] = field(default_factory=dict)
+    look: Callable[[], None] = lambda: None
+    unseen: Callable[[Path], int] = lambda _: 0
 
 
 class Desk:
@@ -62,10 +66,16 @@ class Desk:
 
     def __init__(self, folder: Path, site: Site) -> None:
         self.folder, self.site = folder, site
-        self.inbox = Inbox.create(folder / "inbox", limits=InboxLimits(keep_free_bytes=0))
+        self._inbox = Inbox.create(folder / "inbox", limits=InboxLimits(keep_free_bytes=0))
         self.state = folder / "state"
         self.state.mkdir()
         self._count = 0
+
+    @property
+    def inbox(self) -> Inbox:
+        """The inbox, as the server has it now."""
+        self.site.look()
+        return self._inbox
 
     def errand(self, source: Path, changes: Settings | None = None, *, inbox: Path | None = None) -> Errand:
         """A new, unsealed errand for `source`."""
@@ -121,7 +131,7 @@ def watch_until(
         early += [path for path, size in sizes.items() if path in whole and size != whole[path][0]]
         if sealed and len([path for path in sizes if path in whole]) < len(whole):
             early.append(SEAL_NAME)
-        if sum(sizes.values()) >= enough:
+        if sum(sizes.values()) + desk.site.unseen(desk.data(errand)) >= enough:
             break
     return early
 
@@ -135,11 +145,11 @@ def _sizes(folder: Path) -> dict[str, int]:
     return sizes
 
 
-def settle(folder: Path) -> None:
+def settle(desk: Desk, errand: Errand) -> None:
     """Wait until the other side of a cut connection has noticed: nothing changes in the slot any more."""
     before, quiet = None, 0
     while quiet < 5:
-        now = _sizes(folder)
+        now = _sizes(desk.inbox.root / errand.slot.path)
         quiet = quiet + 1 if now == before else 0
         before = now
         time.sleep(0.05)

@@ -174,7 +174,7 @@ class TransportSuite(ListingSuite):
             process.communicate()
 
             assert not seen, f"seed {seed}: visible before it was whole: {seen}"
-            settle(desk.inbox.root / errand.slot.path)
+            settle(desk, errand)
             errand.carry()
             assert trees.look(desk.data(errand)) == whole, f"seed {seed}"
             desk.inbox.accept(errand.slot.delivery)
@@ -374,7 +374,7 @@ class TransportSuite(ListingSuite):
             failure = failure_of(errand.carry)
             assert time.monotonic() - start < 2 * SOON_S
             assert failure is None or (isinstance(failure, Unreachable) and not desk.is_sealed(errand)), failure
-            settle(desk.inbox.root / errand.slot.path)
+            settle(desk, errand)
             errand.carry()
 
             assert trees.look(desk.data(errand)) == trees.look(source)
@@ -388,7 +388,7 @@ class TransportSuite(ListingSuite):
 
             failure = failure_of(errand.carry)
             assert failure is None or (failure.retried and not desk.is_sealed(errand))
-            settle(desk.inbox.root / errand.slot.path)
+            settle(desk, errand)
             errand.carry()
 
             assert trees.look(desk.data(errand)) == trees.look(source)

@@ -57,7 +57,7 @@ def spoiled(desk: Desk, proxy: FaultProxy, changes: dict[str, object], spoil: Ca
 
 def finished(desk: Desk, errand: Errand) -> None:
     """The next carry brings the rest."""
-    settle(desk.inbox.root / errand.slot.path)
+    settle(desk, errand)
     errand.carry()
     assert trees.look(desk.data(errand)) == trees.look(Path(errand.root))
     desk.inbox.accept(errand.slot.delivery)
