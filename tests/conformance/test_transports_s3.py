@@ -51,7 +51,7 @@ class TestS3OverRclone(TransportSuite):
                     "tries": 1,
                 },
                 secrets=(server.secret,),
-                # For Swift, which keeps them, see tests/integration/test_s3_swift.py.
+                # For Swift, which keeps them, see test_transports_s3_swift.py.
                 loses={"rclone shows other letters for control characters": lambda path: not path.isprintable()},
             )
 
