@@ -2,7 +2,7 @@
 
 The slot's folder (or the lists, when they are made by then), the files, the lists, the seal: a call each. Something goes ahead of
 the files because rsync makes one missing folder, not two: a slot can only begin below an existing `.lading/incoming`, never on the
-bare mount point of an absent share.
+bare mount point of an absent share. See transport.rsync_opening.
 """
 
 import re
@@ -20,8 +20,7 @@ from lading.delivery import Cargo, DeliveryId, Receipt, Slot
 from lading.deposit import Deposit
 from lading.errors import ConfigError, LadingError, OutOfSpace, SourceChanged, Unreachable
 from lading.inbox import Inbox, parse_receipt
-from lading.listing.entries import order_key
-from lading.manifest import Entry, Manifest, NameLimits, make
+from lading.manifest import Manifest, NameLimits, make
 from lading.ports import Journal, Plan, Progress, Settings, TransportTraits
 from lading.seal import PAPERS, SEAL_NAME, is_sealed, read_seal, seal
 from transport.deposit_rsync import RsyncDeposit, RsyncWay
@@ -37,9 +36,11 @@ from transport.rsync_beside import (
     refuse_other_content,
     unread_load,
 )
+from transport.rsync_opening import Opening, Together
 from transport.rsync_places import OverSsh, RsyncConfig, RsyncPlace, place_of, ssh_words
 from transport.rsync_pull import RsyncSource
 from transport.rsync_run import Ended, Rsync, Told, unescaped
+from transport.rsync_surplus import surplus
 from transport.rsync_witness import DIGEST, MOST_FILES, Witness, heard
 from transport.ssh_sharing import NotSharedError, shared
 
@@ -69,14 +70,22 @@ class RsyncTransport:
     place_type = RsyncSource
 
     def __init__(
-        self, config: RsyncConfig, *, state: Path, pace: Pace | None = None, place: RsyncPlace | None = None
+        self,
+        config: RsyncConfig,
+        *,
+        state: Path,
+        pace: Pace | None = None,
+        place: RsyncPlace | None = None,
+        together: Together | None = None,
     ) -> None:
-        """`place`: how to reach the target, when that is not what `config` says alone."""
+        """`place`: how to reach the target, when that is not what `config` says alone; then `together` says how it may be used."""
         self._place = place or place_of(config)
         if config.names not in _NAMES:
             raise ConfigError(f"names = {config.names!r} is none of {', '.join(_NAMES)}")
         self._config, self._state, self._pace = config, state, pace or Unpaced()
         self._rsync = Rsync(config.program, environment=self._place.environment)
+        self._together = together or Together(allowed=False)
+        self._over_one = Together(allowed=True)
 
     @classmethod
     def from_settings(cls, settings: Settings, *, state: Path) -> Self:
@@ -189,13 +198,13 @@ class RsyncTransport:
         doubted = (begun or "").startswith((SHAPE, _DOUBTED))
         journal.note(_BEGUN, _DOUBTED if doubted else digest)
         refuse_changed(cargo.root, manifest)
-        self._send(cargo.papers, PAPERS[:-1], slot.path)
+        opening = Opening(lambda: self._send(cargo.papers, PAPERS[:-1], slot.path))
         by_content = doubted or sealed is not None
         if by_content and not just_listed:
             refuse_other_content(cargo.root, manifest)
         load = Load.of(manifest)
         witness = _witness(cargo, load)
-        self._send_files(cargo.root, load, slot, progress, witness, by_content=by_content)
+        self._send_files(cargo.root, load, slot, progress, witness, opening=opening, by_content=by_content)
         refuse_changed(cargo.root, manifest)
         try:
             witness.refuse_other(cargo.root, manifest)
@@ -218,11 +227,10 @@ class RsyncTransport:
         try:
             with listed.explaining():
                 early = listed.is_made(0)
-                if early:
-                    self._send(cargo.papers, PAPERS[:-1], slot.path)
-                else:
-                    self._begin(slot)
-                self._send_files(cargo.root, look.load, slot, listed.heard(progress), witness, by_content=False)
+                lists = partial(self._send, cargo.papers, PAPERS[:-1], slot.path)
+                opening = Opening(lists if early else partial(self._begin, slot))
+                told = listed.heard(progress)
+                self._send_files(cargo.root, look.load, slot, told, witness, opening=opening, by_content=False)
             manifest = listed.manifest()
             look.refuse_changed(manifest)
             witness.refuse_other(cargo.root, manifest)
@@ -232,7 +240,7 @@ class RsyncTransport:
         journal.note(_BEGUN, manifest.summary.list_digest)
         seal(cargo.papers, cargo.delivery, manifest)
         if not early:
-            self._send(cargo.papers, PAPERS[:-1], slot.path)
+            lists()
         self._hand_over(cargo.papers, manifest, slot, journal, again=begun is not None)
 
     def _begin(self, slot: Slot) -> None:
@@ -264,7 +272,8 @@ class RsyncTransport:
         try:
             with shared(ssh, host, seconds=self._config.connect_timeout) as options:
                 place = self._place.through(options)
-                yield RsyncTransport(self._config, state=self._state, pace=self._pace, place=place)
+                together = self._over_one if options else None
+                yield RsyncTransport(self._config, state=self._state, pace=self._pace, place=place, together=together)
         except NotSharedError as exc:
             raise Ended(255, str(exc)).error(doing) from None
 
@@ -283,20 +292,35 @@ class RsyncTransport:
         return SEAL_NAME in names and "data" not in names
 
     def _send_files(
-        self, root: Path, load: Load, slot: Slot, progress: Progress, witness: Witness, *, by_content: bool
+        self,
+        root: Path,
+        load: Load,
+        slot: Slot,
+        progress: Progress,
+        witness: Witness,
+        *,
+        opening: Opening,
+        by_content: bool,
     ) -> None:
-        """`by_content`: sizes and times prove nothing about what is there."""
+        """`opening` makes the slot's folder. `by_content`: sizes and times prove nothing about what is there."""
         told = Told(load.files, load.bytes, progress)
         listen = partial(heard, told, witness)
         while True:
+            if not self._together.allowed:
+                opening.make()
+            opened = opening.made
             options = [*witness.options, "--info=progress2", *(["--checksum"] if by_content else [])]
             self._pace.spend(0)
             told.start()
             # To compare content, the other side reads whole files in silence.
             patience = None if by_content else self._config.patience
-            ended = self._move(options, slot.data, root, load, listen, pace=self._pace, patience=patience)
-            if not ended.stopped and not witness.is_refused(ended):
+            sent = opening.before(load)
+            ended = self._move(options, slot.data, root, sent, listen, pace=self._pace, patience=patience)
+            if ended.stopped or witness.is_refused(ended):
+                continue
+            if opened or told.moved or (ended.code and ended.silent_s) or (opening.made and not ended.code):
                 break
+            self._together.allowed = False
         if ended.code:
             if ended.code in (3, 23, 24):
                 refuse_changed(root, load.entries)
@@ -464,28 +488,3 @@ def _check_sentinel(found: Path, target: str) -> None:
             Inbox.open(Path(folder))
         except LadingError as exc:
             raise type(exc)(exc.message.replace(folder, target), next_command=exc.next_command) from exc
-
-
-def surplus(listed: list[tuple[bool, str]], manifest: Manifest) -> list[str]:
-    """The listed paths that the manifest does not know; of a folder without any wanted file only the folder."""
-    needed = {""}
-    wanted = _noting_folders(manifest, needed)
-    entry = next(wanted, None)
-    strange: list[str] = []
-    for path in sorted((path for is_folder, path in listed if not is_folder), key=order_key):
-        while entry is not None and order_key(entry.path) < order_key(path):
-            entry = next(wanted, None)
-        if entry is None or entry.path != path:
-            strange.append(path)
-    for _ in wanted:
-        pass
-    strange += [path for is_folder, path in listed if is_folder and path not in needed]
-    return [path for path in strange if path.rpartition("/")[0] in needed]
-
-
-def _noting_folders(manifest: Manifest, needed: set[str]) -> Iterator[Entry]:
-    for entry in manifest:
-        folder = entry.path
-        while (folder := folder.rpartition("/")[0]) not in needed:
-            needed.add(folder)
-        yield entry

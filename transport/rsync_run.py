@@ -209,6 +209,12 @@ class Told:
     def __init__(self, files: int, size: int, progress: Progress) -> None:
         self._files, self._bytes, self._progress = files, size, progress
         self._before = 0
+        self._moved = False
+
+    @property
+    def moved(self) -> bool:
+        """Whether any file or byte was told."""
+        return self._moved
 
     def start(self) -> None:
         """An rsync begins, and counts from nothing."""
@@ -231,6 +237,7 @@ class Told:
         self._files -= files
         self._bytes -= size
         if files or size:
+            self._moved = True
             self._progress.advance(files=files, bytes=size)
 
 

@@ -27,6 +27,7 @@ from lading.seal import is_sealed, read_seal
 from transport.on_the_way import Load
 from transport.pacing import Pace
 from transport.rsync import RsyncTransport
+from transport.rsync_opening import Opening
 from transport.rsync_places import OverSsh, RsyncConfig, safe, ssh_words
 from transport.rsync_run import Ended, Rsync, as_listed, unescaped
 from transport.rsync_witness import Witness
@@ -153,15 +154,17 @@ class ThirdPartyRsync(RsyncTransport):
         progress: Progress,
         witness: Witness,  # noqa: ARG002 - the rsync over there says what it moves, which is compared with the plan
         *,
+        opening: Opening,
         by_content: bool,
     ) -> None:
+        opening.make()
         planned = _Moves()
         options = ["--dry-run", _EACH, *(["--checksum"] if by_content else [])]
         self._refuse_failed_plan(self._move(options, slot.data, root, load, planned.line))
         if self._journal:
             self._journal.note(PLANNED, planned.as_json())
         self._planned = planned
-        super()._send_files(root, load, slot, progress, Witness(wanted=False), by_content=by_content)
+        super()._send_files(root, load, slot, progress, Witness(wanted=False), opening=opening, by_content=by_content)
 
     def _refuse_failed_plan(self, ended: Ended) -> None:
         if ended.code:

@@ -219,7 +219,7 @@ def test_a_folder_that_changed_since_it_began_to_be_carried_is_told_once(tmp_pat
 def test_the_papers_go_before_or_after_the_files_and_the_seal_last(tmp_path, cargo, inbox, monkeypatch, early):
     order: list[str] = []
     monkeypatch.setattr(ListedBeside, "is_made", lambda listed, _: early and bool(listed._made.result()))
-    send, send_files = RsyncTransport._send, RsyncTransport._send_files
+    send, move = RsyncTransport._send, RsyncTransport._move
 
     def noted(self, papers, names, to):
         order.append(" ".join(names))
@@ -227,10 +227,10 @@ def test_the_papers_go_before_or_after_the_files_and_the_seal_last(tmp_path, car
 
     def files_noted(self, *args, **options):
         order.append("files")
-        send_files(self, *args, **options)
+        return move(self, *args, **options)
 
     monkeypatch.setattr(RsyncTransport, "_send", noted)
-    monkeypatch.setattr(RsyncTransport, "_send_files", files_noted)
+    monkeypatch.setattr(RsyncTransport, "_move", files_noted)
     papers = "manifest.jsonl manifest-sha256.txt filtered.jsonl"
     slot, told = Slot(cargo.delivery.id), Told()
 

@@ -13,8 +13,9 @@ from lading.seal import read_seal
 from lading.testing import trees
 from lading.testing.carrying import Errand
 from lading.testing.site import command_lines
-from transport.rsync import RsyncTransport, surplus
+from transport.rsync import RsyncTransport
 from transport.rsync_run import EXIT_CODES, MESSAGES, Ended, Rsync, bytes_done, unescaped
+from transport.rsync_surplus import surplus
 
 needs_rsync = pytest.mark.skipif(not shutil.which("rsync"), reason="rsync is not installed (Debian: rsync)")
 
