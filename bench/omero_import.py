@@ -1,12 +1,14 @@
 """(g) An import into OMERO, verified, against a plain sequential upload over Ice and against the loopback itself.
 
-    python bench/omero_import.py [--only large|small] [--rounds N] [--scale F] [--plain-wire] [--reread] [--profile FILE]
+    python bench/omero_import.py [--only large|small] [--rounds N] [--scale F] [--round-trip MS] [--plain-wire] [--reread]
+                                 [--profile FILE]
 
 All three send the same bytes to this machine: one image of 1 GiB, and 2,000 files of 200 KB in filesets of 20. The loopback:
 one socket, read and thrown away by another process. The plain upload: what a short script does with OMERO's API, one file
 after the other, hashed while it is sent, one block on its way, one fileset after the other, and nothing read back. Ours: the
 importer of the line, from the plan to the last verified file, each read back over a login of its own. Both over TLS into the
 stand-in (`--plain-wire`: TCP), which stores and hashes, on one core; the manifest was made where the delivery began, as always.
+On the loopback an answer takes no time on the way. `--round-trip 1` makes it a line as in a building, for both: 1 ms.
 
 The rounds alternate; the ratio is ours to the plain upload, of the medians in bytes per second. Aims: at least 0.8 for the
 large image, at least 2 for the many. Processor seconds, of the client and of the stand-in, say whose work it was; the number of
@@ -36,6 +38,7 @@ import omero.callbacks
 import omero.clients
 import tifffile
 from omero.rtypes import rbool, rstring
+from round_trip import line_to
 
 from lading import manifest
 from lading.delivery import Delivery, Labels, Outcome, Parcel, new_delivery_id
@@ -141,12 +144,12 @@ class Plainly:
     """A script over OMERO's API, with one login."""
 
     sandbox: SandboxOmero
+    port: int
     tls: bool
 
     def __call__(self, load: Load) -> None:
         """Send everything."""
-        kind, port = ("ssl", self.sandbox.port) if self.tls else ("tcp", self.sandbox.tcp_port)
-        client = omero.client(host=f"{kind}://{self.sandbox.host}", port=port)
+        client = omero.client(host=f"{'ssl' if self.tls else 'tcp'}://{self.sandbox.host}", port=self.port)
         try:
             session = client.createSession(USER, PASSWORD)
             dataset = omero.model.DatasetI()
@@ -206,6 +209,7 @@ class WithLading:
     """The line's importer: what it cannot prove fails the benchmark."""
 
     sandbox: SandboxOmero
+    port: int
     folder: Path
     tls: bool
     reread: bool
@@ -218,7 +222,7 @@ class WithLading:
         parcel = Parcel(delivery, load.root, manifest.make(load.root, papers, algorithms=("sha1",)), published=True)
         repository: dict[str, object] = {
             "host": self.sandbox.host,
-            "port": self.sandbox.port if self.tls else self.sandbox.tcp_port,
+            "port": self.port,
             "credentials": "env:BENCH",
             "bioformats": {"use": "never"},
             "valve": {"free_gb": 0.0},
@@ -315,6 +319,9 @@ def main() -> int:
     parser.add_argument("--only", choices=["large", "small"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="a fraction of the work, for a quick look")
+    parser.add_argument(
+        "--round-trip", type=float, default=0.0, metavar="MS", help="what an answer takes on the way more"
+    )
     parser.add_argument("--plain-wire", action="store_true", help="without TLS")
     parser.add_argument("--reread", action="store_true", help="ours also lets the server read its disk again")
     parser.add_argument("--profile", type=Path, help="where to write what cProfile sees of our main thread")
@@ -328,10 +335,11 @@ def main() -> int:
         folder = Path(name)
         with (
             SandboxOmero(folder / "omero", people=people, java=False, one_core=True) as sandbox,
+            line_to(sandbox.tcp_port if wanted.plain_wire else sandbox.port, wanted.round_trip / 1000) as port,
             profiled(wanted.profile),
         ):
-            plainly = Plainly(sandbox, not wanted.plain_wire)
-            lading = WithLading(sandbox, folder, not wanted.plain_wire, wanted.reread)
+            plainly = Plainly(sandbox, port, not wanted.plain_wire)
+            lading = WithLading(sandbox, port, folder, not wanted.plain_wire, wanted.reread)
             for kind, make in (("large", one_large), ("small", many_small)):
                 if wanted.only in (None, kind):
                     load = make(folder / kind, wanted.scale)
