@@ -61,12 +61,13 @@ class BareWatch:
                 reason = f"quiet for {now - since:.0f} of {quiet_s:.0f} s"
             if reason:
                 still[folder.path] = reason
-            else:
+            elif self._slots.claimed_by(folder.labels) is None:  # still: a copy may have been put back meanwhile
                 yield folder
         self._seen, self.waiting = seen, still
 
     def _sessions(self) -> Iterator[BareFolder]:
         ours: dict[Path, int] = {}
+        claims = self._slots.claims_now()
         for project in _folders(self._root):
             if is_real_file(Path(project.path, DEPOSIT_MARK)):
                 continue
@@ -74,8 +75,10 @@ class BareWatch:
                 for session in _folders(participant.path):
                     path = Path(session.path)
                     labels = Labels(project.name, participant.name, session.name)
-                    # A look at the claim only for a folder not met before: thousands of published ones are met again.
-                    if self._ours.get(path) == session.inode() or self._slots.claimed_by(labels):
+                    # A look into the claim only for a folder not met before: thousands of published ones are met again.
+                    # By its number alone, one that was withdrawn and dropped again may be the same.
+                    known = self._ours.get(path) == session.inode() and self._slots.is_among(claims, labels)
+                    if known or self._slots.claimed_by(labels):
                         ours[path] = session.inode()
                     else:
                         yield BareFolder(path, labels)

@@ -104,12 +104,12 @@ class Publisher:
         """
         delivery, labels = parcel.delivery.id, parcel.delivery.labels
         slot = self._slots.accepted / delivery
-        gone = self._slots.withdrawn / delivery
-        self._take_out(parcel, slot, gone)
-        for copy in (gone, slot / DATA):
+        self._take_out(parcel, slot)
+        # Before the data goes: without it nobody could tell any more that what lies in its place is another's.
+        self._slots.leave(labels, delivery)
+        for copy in (self._slots.gone(delivery), slot / DATA):
             if is_real_folder(copy):
                 shutil.rmtree(copy)
-        self._slots.leave(labels, delivery)
         self._slots.drop_stub(delivery)
         write_note(slot / WITHDRAWN, {"path": str(labels)})
 
@@ -170,28 +170,38 @@ class Publisher:
         self._slots.announce(delivery, labels, known)
         return True
 
-    def _take_out(self, parcel: Parcel, slot: Path, gone: Path) -> None:
-        """Move the session folder to `gone` if it is this delivery's alone; it is out of reach while it is looked through."""
+    def _take_out(self, parcel: Parcel, slot: Path) -> None:
+        """Move the session folder out of reach if it is this delivery's alone, look it through, and let it be removed."""
         delivery, labels = parcel.delivery.id, parcel.delivery.labels
-        going = gone.with_name(f"{delivery}.checking")
+        going = self._slots.checking(delivery)
         # What stands for another delivery too, perhaps one that is not proven yet, stays for that one.
         ours = self._slots.claimed_by(labels) == delivery and self._slots.heir(labels, delivery) is None
         if ours and is_real_folder(parcel.root):
             move(parcel.root, going)
             sync_folder(parcel.root.parent)
         if is_real_folder(going) and self._slots.heir(labels, delivery) is not None:
-            move(going, parcel.root)  # it came meanwhile
+            self._put_back(parcel, going)  # it came meanwhile
         if is_real_folder(going):
             if self._fingerprint(slot, going) != _verified_fingerprint(slot) and not holds_exactly(
                 going, parcel.manifest
             ):
-                move(going, parcel.root)
+                self._put_back(parcel, going)
                 raise NotVerified(
                     f"{labels} was changed in the inbox since {delivery} was verified",
                     safe="nothing was removed",
                     next_command=f"lading verify {delivery}",
                 )
-            move(going, gone)
+            move(going, self._slots.gone(delivery))
+
+    def _put_back(self, parcel: Parcel, going: Path) -> None:
+        try:
+            move(going, parcel.root)
+        except FileExistsError as exc:
+            raise NotVerified(
+                f"{parcel.delivery.labels} was to be withdrawn and cannot be put back: another folder was dropped in its place",
+                safe=f"nothing was removed: what was there before is kept as {going}",
+                next_command=f"lading verify {parcel.delivery.id}",
+            ) from exc
 
     def _fingerprint(self, slot: Path, data: Path) -> str:
         look = look_through(data, Manifest.trusted(slot, read_seal(slot).summary))

@@ -231,8 +231,8 @@ class Slots:
         return None
 
     def leave(self, labels: Labels, delivery: DeliveryId) -> None:
-        """The session folder does not stand for that delivery any more: it is its heir's, or nobody's."""
-        if self.claimed_by(labels) == delivery:
+        """The session folder does not stand for that delivery any more: it is its heir's, or nobody's. Durable on return."""
+        if self._owner(labels) == delivery:
             heir = self.heir(labels, delivery)
             if heir is None:
                 with suppress(FileNotFoundError):
@@ -241,9 +241,37 @@ class Slots:
                 write_durably(self._claim(labels), note_json({"path": str(labels), "delivery": heir}))
         with suppress(FileNotFoundError):
             self._share(labels, delivery).unlink()
+        sync_folder(self.claims)
+
+    def checking(self, delivery: DeliveryId) -> Path:
+        """Where its published copy is looked through, out of everybody's reach, before it goes."""
+        return self.withdrawn / f"{delivery}.checking"
+
+    def gone(self, delivery: DeliveryId) -> Path:
+        """Where its published copy is removed."""
+        return self.withdrawn / delivery
 
     def claimed_by(self, labels: Labels) -> DeliveryId | None:
-        """Which delivery the published session folder belongs to; None when it is nobody's."""
+        """Which delivery the published session folder belongs to; None when it is nobody's.
+
+        Whose copy was moved away to be withdrawn claims nothing: what lies in its place was put there since.
+        """
+        owner = self._owner(labels)
+        if owner is not None and any(os.path.lexists(copy) for copy in (self.checking(owner), self.gone(owner))):
+            return self.heir(labels, owner)
+        return owner
+
+    def claims_now(self) -> frozenset[str]:
+        """The names of all claims; see `is_among`."""
+        with suppress(FileNotFoundError):
+            return frozenset(os.listdir(self.claims))
+        return frozenset()
+
+    def is_among(self, claims: frozenset[str], labels: Labels) -> bool:
+        """Whether one of these claims is on the session folder: a faster answer than whose it is."""
+        return self._claim(labels).name in claims
+
+    def _owner(self, labels: Labels) -> DeliveryId | None:
         note = read_note(self._claim(labels)) or {}
         owner = note.get("delivery")
         if not isinstance(owner, str) or self.held(DeliveryId(owner)) is None:
@@ -262,8 +290,11 @@ class Slots:
                     path.unlink(missing_ok=True)
                     yield path
         for name in _names(self.withdrawn):
-            shutil.rmtree(self.withdrawn / name)
-            yield self.withdrawn / name
+            shown = (read_note(self.accepted / name / PUBLISHED) or {}).get("path")
+            if isinstance(shown, str) and shown.count("/") == 2:
+                self.leave(Labels(*shown.split("/")), name)  # while it can be told that what lies there now is not it
+            shutil.rmtree(self.gone(name))
+            yield self.gone(name)
         for name in _names(self.incoming):
             stub = self.incoming / name
             if (self.accepted / name / WITHDRAWN).is_file() and is_real_folder(stub) and _is_older(stub, before):

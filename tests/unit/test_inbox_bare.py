@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lading.delivery import Delivery, Labels, new_delivery_id
-from lading.errors import Rejected, SourceChanged
+from lading.delivery import Delivery, FileOutcome, Labels, Outcome, Parcel, Receipt, Stage, new_delivery_id
+from lading.errors import NotVerified, Rejected, SourceChanged
 from lading.filters import FileRules
 from lading.inbox import BareFolder, Inbox, read_seal
 from lading.testing.deliveries import FILES, fill, send, tree
@@ -27,6 +27,26 @@ def dropped(inbox: Inbox) -> Path:
 
 def complete(inbox: Inbox, now: float, *, quiet_s: float = 60, marker: str | None = None) -> list[BareFolder]:
     return list(inbox.bare(quiet_s=quiet_s, marker=marker, now=now))
+
+
+def prove(inbox: Inbox, parcel: Parcel) -> None:
+    d = parcel.delivery
+    receipt = Receipt(
+        delivery=d.id,
+        route=d.route,
+        labels=d.labels,
+        stage=Stage.VERIFIED,
+        digest=d.digest,
+        files=d.files,
+        bytes=d.bytes,
+        counts={},
+        repository={},
+        findings=(),
+        files_digest="",
+        at=d.created_at,
+    )
+    outcomes = [FileOutcome(e.path, e.size, e.sha256, Outcome.VERIFIED) for e in parcel.manifest]
+    inbox.write_receipt(receipt, outcomes, b"k" * 32)
 
 
 def new_delivery(bare: BareFolder) -> Delivery:
@@ -128,6 +148,46 @@ def test_what_was_published_by_a_delivery_is_not_taken_for_a_bare_one(inbox: Inb
 
     complete(fresh, 0)
     assert complete(fresh, 1000) == []
+
+
+def test_what_is_dropped_again_is_taken_even_where_its_folder_has_the_number_of_the_withdrawn_one(
+    inbox: Inbox, dropped: Path, tmp_path: Path
+) -> None:
+    old = take(inbox)
+    parcel = inbox.publish(inbox.accept(old.id))
+    prove(inbox, parcel)
+    complete(inbox, 100)  # it is known as ours
+    # The very same folder comes back, as a file system may give a new one the number of the one that went.
+    dropped.rename(tmp_path / "aside")
+    inbox.withdraw(old.id)
+    (tmp_path / "aside").rename(dropped)
+
+    complete(inbox, 200)
+
+    assert [bare.path for bare in complete(inbox, 300)] == [dropped]
+
+
+def test_a_changed_copy_that_cannot_be_put_back_is_kept_and_the_new_folder_is_taken(
+    inbox: Inbox, dropped: Path
+) -> None:
+    old = take(inbox)
+    parcel = inbox.publish(inbox.accept(old.id))
+    prove(inbox, parcel)
+    (dropped / "added").write_bytes(b"by somebody")
+    kept = inbox.root / ".lading/withdrawn" / f"{old.id}.checking"
+    dropped.rename(kept)  # killed here, while it withdrew
+    fill(dropped, {"new.dcm": b"new"})
+
+    with pytest.raises(NotVerified, match="another folder was dropped in its place") as told:
+        inbox.withdraw(old.id)
+
+    assert str(kept) in told.value.safe
+    assert tree(kept) == FILES | {"added": b"by somebody"}
+    new = take(inbox)
+    inbox.publish(inbox.accept(new.id))
+    assert tree(dropped) == {"new.dcm": b"new"}
+    complete(inbox, 1000)
+    assert complete(inbox, 2000) == []
 
 
 def test_junk_is_kept_aside_and_not_published(inbox: Inbox, dropped: Path) -> None:

@@ -252,29 +252,62 @@ def test_while_a_proven_copy_is_withdrawn(tmp_path: Path) -> None:
     at_every_line(tmp_path, prepare, check)
 
 
+@pytest.mark.parametrize("first", ["look", "withdraw", "sweep"])
+@pytest.mark.parametrize("again", [FILES, {"new.dcm": b"new"}])
+def test_while_a_copy_is_withdrawn_whose_session_is_dropped_again(
+    tmp_path: Path, first: str, again: dict[str, bytes]
+) -> None:
+    # Seen: the claim outlived the folder; what was dropped in its place was taken for the old delivery's, for ever.
+    def prepare(inbox: Inbox, source: Path) -> Work:
+        parcel = inbox.publish(inbox.accept(send(inbox, fill(source)).id))
+        prove(inbox, parcel)
+        return lambda killed: killed.withdraw(parcel.delivery.id, key=KEY)
+
+    def check(inbox: Inbox) -> None:
+        old, session = only_slot(inbox), inbox.root / str(LABELS)
+        if session.exists():
+            return  # nobody could drop anything there yet
+        fill(session, again)
+        if first == "withdraw":
+            inbox.withdraw(old, key=KEY)
+        elif first == "sweep":
+            inbox.sweep(older_than_s=0)
+        (bare,) = dropped(inbox)
+        delivery = Delivery(id=new_delivery_id(), route="mri", labels=bare.labels)
+        inbox.adopt(bare, delivery)
+        inbox.publish(inbox.accept(delivery.id))
+        inbox.withdraw(old, key=KEY)
+        assert tree(session) == again
+        assert list((inbox.root / ".lading/withdrawn").iterdir()) == []
+        assert dropped(inbox) == dropped(Inbox.open(inbox.root)) == []
+
+    at_every_line(tmp_path, prepare, check)
+
+
+def dropped(inbox: Inbox) -> list[lading.inbox.BareFolder]:
+    list(inbox.bare(quiet_s=1, now=0))
+    return list(inbox.bare(quiet_s=1, now=1))
+
+
 def test_while_a_bare_folder_is_taken_in(tmp_path: Path) -> None:
     def prepare(inbox: Inbox, source: Path) -> Work:
         fill(inbox.root / str(LABELS), FILES | {"Thumbs.db": b"junk"})
 
         def work(killed: Inbox) -> None:
-            for bare in found(killed):
+            for bare in dropped(killed):
                 delivery = Delivery(id=new_delivery_id(), route="mri", labels=bare.labels)
                 killed.adopt(bare, delivery)
                 killed.publish(killed.accept(delivery.id))
 
         return work
 
-    def found(inbox: Inbox) -> list[lading.inbox.BareFolder]:
-        list(inbox.bare(quiet_s=1, now=0))
-        return list(inbox.bare(quiet_s=1, now=1))
-
     def check(inbox: Inbox) -> None:
-        for bare in found(inbox):
+        for bare in dropped(inbox):
             inbox.adopt(bare, Delivery(id=new_delivery_id(), route="mri", labels=bare.labels))
         for arrived in list(inbox.arrivals()):
             inbox.publish(inbox.accept(arrived))
         assert tree(inbox.root / str(LABELS)) == FILES
-        assert found(inbox) == []
+        assert dropped(inbox) == []
 
     at_every_line(tmp_path, prepare, check)
 
