@@ -86,6 +86,8 @@ MESSAGES: tuple[tuple[str, type[LadingError], str], ...] = (
 
 _PROGRESS = re.compile(rb"\s*([0-9]+)\s+[0-9]+%")
 _TAIL_LINES = 40
+_GATHER_S = 0.005
+"""rsync says a line for every file, at once. Who is woken for each takes the processors from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +331,7 @@ def _lines(child: "subprocess.Popen[bytes]") -> Iterator[bytes]:
         *whole, rest = re.split(rb"[\r\n]", rest + block)
         yield from whole
         rest = rest[-65536:]
+        time.sleep(_GATHER_S)
     if rest:
         yield rest
 
