@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 from urllib.parse import quote, unquote
 
@@ -221,9 +220,7 @@ class XnatSession:
             self.logins += 1
 
     def _interface(self) -> Interface:
-        return Interface(
-            _USER_AGENT, str(Path(self._settings.ca_bundle).expanduser()) if self._settings.ca_bundle else ""
-        )
+        return Interface(_USER_AGENT, str(self._settings.ca_bundle or ""))
 
     def _ask_for_session(self, interface: requests.Session, login: Login, doing: str) -> str:
         # Basic, once: it works for users, "provider/user" and alias tokens alike. Afterwards only the cookie travels.

@@ -26,7 +26,7 @@ class RepositorySettings:
 
     url: str
     credentials: str = "env"
-    ca_bundle: str = ""
+    ca_bundle: Path | None = None
     verify: bool = True
     plain_http: bool = False
     inbox_path: str = ""
@@ -94,7 +94,9 @@ _WORDS = {
 
 def repository_settings(settings: Settings, where: str = "repositories.xnat") -> RepositorySettings:
     """The checked table. Raises ConfigError naming the key."""
-    found = structure(settings, RepositorySettings, where=where)
+    # "" is no path, and would be the folder of the settings.
+    given = {key: value for key, value in settings.items() if (key, value) != ("ca_bundle", "")}
+    found = structure(given, RepositorySettings, where=where)
     url = urlsplit(found.url)
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ConfigError(f"{where}.url = {found.url!r} is not a web address", next_command="lading doctor")
@@ -114,8 +116,8 @@ def repository_settings(settings: Settings, where: str = "repositories.xnat") ->
             f"{where}.url is plain http: password and data could be read on the way; use https, or set plain_http = true",
             next_command="lading doctor",
         )
-    if found.ca_bundle and not Path(found.ca_bundle).expanduser().exists():
-        raise ConfigError(f"{where}.ca_bundle: there is no {found.ca_bundle}", next_command="lading doctor")
+    if found.ca_bundle and not found.ca_bundle.is_file():
+        raise ConfigError(f"{where}.ca_bundle: there is no file {found.ca_bundle}", next_command="lading doctor")
     return attrs.evolve(found, url=found.url.rstrip("/"))
 
 

@@ -14,6 +14,7 @@ from requests import exceptions as http
 from urllib3 import exceptions as below
 from xnat import exceptions as xnatpy
 
+from lading.config import relative_to
 from lading.errors import (
     AccessDenied,
     ConfigError,
@@ -62,6 +63,17 @@ def test_a_word_that_is_none_is_named_with_the_nearest() -> None:
 def test_unsafe_or_useless_repositories_are_refused(table: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         repository_settings(table)
+
+
+def test_the_sites_certificates_go_by_the_folder_of_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("")
+
+    with relative_to(tmp_path):
+        found = repository_settings({"url": URL, "ca_bundle": "ca.pem"})
+        unset = repository_settings({"url": URL, "ca_bundle": ""})
+
+    assert found.ca_bundle == tmp_path / "ca.pem"
+    assert unset.ca_bundle is None
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8080/xnat", "http://localhost:80", "http://[::1]:8080"])
