@@ -1,7 +1,11 @@
-"""A line to this machine's own server on which every answer takes a while, as on a network: bytes wait, none are lost or slowed."""
+"""A line to this machine's own server on which every answer takes a while, as on a network: bytes wait, none are lost or slowed.
+
+The copying and the waking take a while too, so `measured` says what a round trip really takes.
+"""
 
 import multiprocessing
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +32,29 @@ def line_to(port: int, seconds: float) -> Iterator[int]:
         finally:
             process.terminate()
             process.join()
+
+
+def measured(seconds: float) -> float:
+    """The seconds that a small question and its answer take on such a line; the median of 200."""
+    with socket.create_server(("127.0.0.1", 0)) as echo:
+        threading.Thread(target=_echo, args=(echo,), daemon=True).start()
+        with line_to(echo.getsockname()[1], seconds) as port, socket.create_connection(("127.0.0.1", port)) as asking:
+            asking.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return statistics.median(_asked(asking) for _ in range(200))
+
+
+def _asked(asking: socket.socket) -> float:
+    begun = time.perf_counter()
+    asking.sendall(b"?")
+    asking.recv(1)
+    return time.perf_counter() - begun
+
+
+def _echo(listener: socket.socket) -> None:
+    with suppress(OSError), listener.accept()[0] as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while data := connection.recv(16):
+            connection.sendall(data)
 
 
 def _serve(listener: socket.socket, port: int, delay: float) -> None:
