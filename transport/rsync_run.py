@@ -74,6 +74,11 @@ MESSAGES: tuple[tuple[str, type[LadingError], str], ...] = (
     (r"Too many authentication failures", AccessDenied, "the server refused our key"),
     (r"UNPROTECTED PRIVATE KEY|Load key .*: ", AccessDenied, "the private key cannot be used"),
     (r"Identity file .* not accessible", AccessDenied, "the private key cannot be read"),
+    (
+        r"Another instance of rrsync",
+        Unreachable,
+        "another rsync is under way there, and rrsync lets in one at a time; `rrsync -no-lock` in authorized_keys lets in several",
+    ),
     (r"has been disabled|rrsync error", AccessDenied, "the restricted key forbids what we need"),
     (r"on remote machine: --?[a-z-]+: unknown option", ConfigError, "the rsync on the other side is too old"),
     (r"\[(?:R|r)eceiver.*(?:denied|not permitted|Read-only)", AccessDenied, "the inbox may not be written"),

@@ -1,5 +1,7 @@
 """The slot's folder is made while the rsync of the files starts; alone where only one call at a time is let in."""
 
+import fcntl
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -27,10 +29,11 @@ def inbox(tmp_path: Path) -> Inbox:
     return Inbox.create(tmp_path / "inbox", limits=InboxLimits(keep_free_bytes=0))
 
 
-@pytest.fixture(params=["", "restricted", "one session"])
+@pytest.fixture(params=["", "restricted", "restricted -no-lock", "one session"])
 def errand(request, tmp_path: Path, inbox: Inbox):
-    restricted = request.param == "restricted"
-    command = f"{shutil.which('rrsync')} {tmp_path}" if restricted else ""
+    restricted = request.param.startswith("restricted")
+    lock = request.param.removeprefix("restricted") if restricted else ""
+    command = f"{shutil.which('rrsync')}{lock} {tmp_path}" if restricted else ""
     extra = "MaxSessions 1" if request.param == "one session" else ""
     source = trees.write(tmp_path / "source", {"a/one": b"1", "two": b"2" * 100_000})
     (tmp_path / "state").mkdir()
@@ -72,7 +75,7 @@ def test_two_calls_at_a_time_and_one_after_the_other_where_only_one_is_let_in(
     assert trees.look(inbox.root / errand.slot.data) == trees.look(Path(errand.root))
     assert inbox.accept(errand.slot.delivery)
     names = [name for name, *_ in calls]
-    if "restricted" not in request.node.callspec.id:
+    if request.node.callspec.params["errand"] != "restricted":
         # The papers are there before the files' rsync, begun before them, has ended; then the seal.
         assert names == ["test-delivery-1", "data", "test-delivery-1"]
         assert calls[1][1] < calls[0][2]
@@ -80,12 +83,20 @@ def test_two_calls_at_a_time_and_one_after_the_other_where_only_one_is_let_in(
 
 @pytest.mark.parametrize("errand", ["restricted"], indirect=True)
 def test_what_was_refused_once_is_not_tried_again(
-    errand: Errand, inbox: Inbox, calls: list[tuple[str, float, float]]
+    errand: Errand, inbox: Inbox, calls: list[tuple[str, float, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    send = RsyncTransport._send
+
+    def late(self: RsyncTransport, *args: object) -> None:
+        time.sleep(1)  # the rsync of the files has been let in by then
+        send(self, *args)  # type: ignore[arg-type]
+
     transport, cargo = errand.transport(), errand.cargo()
     other = Errand(errand.factory, errand.settings, errand.root, f"{errand.papers}-2", errand.state, "test-delivery-2")
     other.sealed()
-    transport.carry(cargo, errand.slot, errand.journal, NoProgress())
+    with monkeypatch.context() as patched:
+        patched.setattr(RsyncTransport, "_send", late)
+        transport.carry(cargo, errand.slot, errand.journal, NoProgress())
     tried = len(calls)
     transport.carry(other.cargo(), other.slot, other.journal, NoProgress())
 
@@ -93,6 +104,22 @@ def test_what_was_refused_once_is_not_tried_again(
     assert calls[tried][2] <= calls[tried + 1][1]
     assert tried > 3
     assert inbox.accept(other.slot.delivery)
+
+
+@pytest.mark.parametrize("errand", ["restricted"], indirect=True)
+def test_who_comes_while_another_sends_is_told_to_wait(errand: Errand, inbox: Inbox) -> None:
+    locked = os.open(inbox.root.parent, os.O_RDONLY)
+    fcntl.flock(locked, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(Unreachable, match="-no-lock"):
+            errand.carry()
+        with pytest.raises(Unreachable, match="one at a time"):
+            errand.transport().fetch_receipt(errand.slot.delivery)
+    finally:
+        os.close(locked)
+
+    errand.carry()
+    assert inbox.accept(errand.slot.delivery)
 
 
 def test_no_folder_is_made_where_the_share_is_absent(errand: Errand, inbox: Inbox) -> None:
