@@ -76,6 +76,8 @@ LIST_NAME = "manifest.jsonl"
 SUMS_NAME = "manifest-sha256.txt"
 FILTERED_NAME = "filtered.jsonl"
 
+_SHORTEST_LINE = 100  # bytes: a SHA-256 alone is 64 of them
+
 Line = TypeVar("Line")
 
 
@@ -105,8 +107,8 @@ class Limits:
     max_depth: int = 64
 
 
-REMEMBERED_FILES = 4096
-"""A list of at most so many files (a few MB) stays in memory once it was gone through: it is asked several times."""
+SHORT_BYTES = 1 << 20
+"""A list that takes no more on the disk (some 5,000 files, and as many MB) stays in memory once it was gone through."""
 
 
 class Manifest:
@@ -148,7 +150,7 @@ class Manifest:
         return self._streamed()
 
     def _streamed(self) -> Iterator[Entry]:
-        short = _Short()
+        short = _Short(self.folder)
         for entry in _entries(self.folder, self._limits, hashlib.sha256(), hashlib.sha256()):
             short.add(entry)
             yield entry
@@ -363,15 +365,19 @@ def _sync_folder(folder: Path) -> None:
 
 
 class _Short:
-    """Keeps the entries of a list as long as they are few."""
+    """Keeps the entries of a list that is short; of a long one none, not even for a while."""
 
-    def __init__(self) -> None:
-        self.entries: list[Entry] | None = []
+    def __init__(self, folder: Path) -> None:
+        try:
+            room = SHORT_BYTES - (folder / LIST_NAME).lstat().st_size
+        except OSError:  # told by whoever reads it
+            room = -1
+        self.entries: list[Entry] | None = [] if room >= 0 else None
 
     def add(self, entry: Entry) -> None:
         if self.entries is not None:
             self.entries.append(entry)
-            if len(self.entries) > REMEMBERED_FILES:
+            if len(self.entries) > SHORT_BYTES // _SHORTEST_LINE:  # it grew under our eyes
                 self.entries = None
 
 
@@ -379,7 +385,7 @@ def _summarise(folder: Path, limits: Limits) -> tuple[Summary, Sequence[Entry] |
     listed, sums = hashlib.sha256(), hashlib.sha256()
     files = total = 0
     common: set[str] = set(DIGEST_CHARS)
-    short = _Short()
+    short = _Short(folder)
     for entry in _entries(folder, limits, listed, sums):
         short.add(entry)
         files += 1

@@ -161,7 +161,8 @@ def test_a_short_list_is_what_it_was_when_it_was_checked(source: Path, papers: P
 def test_a_long_list_is_read_every_time(source: Path, papers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(source, "one")
     put(source, "two")
-    monkeypatch.setattr("lading.manifest.REMEMBERED_FILES", len(make(source, papers)) - 1)
+    make(source, papers)
+    monkeypatch.setattr("lading.manifest.SHORT_BYTES", (papers / LIST_NAME).stat().st_size - 1)
     opened = Manifest.open(papers)
     list(opened)
 
