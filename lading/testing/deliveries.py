@@ -1,14 +1,16 @@
-"""Deliveries made by hand, the way a foreign sender would make them, for tests of what receives them."""
+"""Deliveries made by hand, the way a foreign sender would make them, and the answers to them, for tests of what receives them."""
 
 import os
 import shutil
 from pathlib import Path
 
-from lading.delivery import Delivery, DeliveryId, Labels, new_delivery_id
+from lading.delivery import Delivery, DeliveryId, FileOutcome, Labels, Outcome, Parcel, Receipt, Stage, new_delivery_id
 from lading.filters import FileRules
 from lading.inbox import PAPERS, Inbox, seal
 from lading.manifest import make
 
+KEY = b"k" * 32
+"""What the server of these tests signs with."""
 FILES = {"a.dcm": b"first", "series 2/b.dcm": b"second" * 1000, "series 2/empty": b"", "notes.txt": b"x" * 70_000}
 
 
@@ -52,3 +54,33 @@ def tree(root: Path) -> dict[str, bytes]:
             path = Path(folder) / name
             found[path.relative_to(root).as_posix()] = path.read_bytes()
     return found
+
+
+def slot_of(inbox: Inbox, delivery: str) -> Path:
+    """Where a sender puts it."""
+    return inbox.root / ".lading/incoming" / delivery
+
+
+def receipt_of(parcel: Parcel, stage: Stage = Stage.VERIFIED) -> Receipt:
+    """An answer about the whole of it, not signed yet."""
+    d = parcel.delivery
+    return Receipt(
+        delivery=d.id,
+        route=d.route,
+        labels=d.labels,
+        stage=stage,
+        digest=d.digest,
+        files=d.files,
+        bytes=d.bytes,
+        counts={},
+        repository={},
+        findings=(),
+        files_digest="",
+        at=d.created_at,
+    )
+
+
+def prove(inbox: Inbox, parcel: Parcel, outcome: Outcome = Outcome.VERIFIED) -> None:
+    """Write the receipt into the inbox, with the same outcome for every file."""
+    outcomes = [FileOutcome(e.path, e.size, e.sha256, outcome) for e in parcel.manifest]
+    inbox.write_receipt(receipt_of(parcel), outcomes, KEY)

@@ -5,6 +5,7 @@ import hmac
 import json
 import shutil
 import stat
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -16,9 +17,8 @@ from lading.delivery import FileOutcome, Labels, Outcome, Parcel, Receipt, Slot,
 from lading.errors import ConfigError, Corrupted, NotVerified, OutOfSpace, Rejected, UnexpectedFault, Unreachable
 from lading.findings import error
 from lading.inbox import SENTINEL, Inbox, InboxLimits, is_sealed, parse_receipt, receipt_json, sign, signature_is_valid
-from lading.testing.deliveries import FILES, fill, send, tree
-
-KEY = b"k" * 32
+from lading.testing import deliveries
+from lading.testing.deliveries import FILES, KEY, fill, send, slot_of, tree
 
 
 @pytest.fixture
@@ -32,29 +32,12 @@ def source(tmp_path: Path) -> Path:
 
 
 def receipt_of(parcel: Parcel, stage: Stage = Stage.VERIFIED) -> Receipt:
-    d = parcel.delivery
-    return Receipt(
-        delivery=d.id,
-        route=d.route,
-        labels=d.labels,
-        stage=stage,
-        digest=d.digest,
-        files=d.files,
-        bytes=d.bytes,
-        counts={},
-        repository={"kind": "xnat", "project": "P"},
-        findings=(error("x", "y"),),
-        files_digest="",
-        at=datetime(2026, 5, 4, tzinfo=UTC),
-    )
+    told = {"repository": {"kind": "xnat", "project": "P"}, "findings": (error("x", "y"),)}
+    return replace(deliveries.receipt_of(parcel, stage), at=datetime(2026, 5, 4, tzinfo=UTC), **told)
 
 
 def outcomes_of(parcel: Parcel, outcome: Outcome = Outcome.VERIFIED) -> list[FileOutcome]:
     return [FileOutcome(e.path, e.size, e.sha256, outcome, "md5", "/data/x") for e in parcel.manifest]
-
-
-def slot_of(inbox: Inbox, delivery: str) -> Path:
-    return inbox.root / ".lading/incoming" / delivery
 
 
 def test_a_sealed_delivery_is_accepted_and_published_whole(inbox: Inbox, source: Path) -> None:

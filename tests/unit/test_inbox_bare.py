@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from lading.delivery import Delivery, FileOutcome, Labels, Outcome, Parcel, Receipt, Stage, new_delivery_id
+from lading.delivery import Delivery, Labels, new_delivery_id
 from lading.errors import NotVerified, Rejected, SourceChanged
 from lading.filters import FileRules
 from lading.inbox import BareFolder, Inbox, read_seal
-from lading.testing.deliveries import FILES, fill, send, tree
+from lading.testing.deliveries import FILES, fill, prove, send, tree
 
 LABELS = Labels("P", "s1", "e1")
 
@@ -27,26 +27,6 @@ def dropped(inbox: Inbox) -> Path:
 
 def complete(inbox: Inbox, now: float, *, quiet_s: float = 60, marker: str | None = None) -> list[BareFolder]:
     return list(inbox.bare(quiet_s=quiet_s, marker=marker, now=now))
-
-
-def prove(inbox: Inbox, parcel: Parcel) -> None:
-    d = parcel.delivery
-    receipt = Receipt(
-        delivery=d.id,
-        route=d.route,
-        labels=d.labels,
-        stage=Stage.VERIFIED,
-        digest=d.digest,
-        files=d.files,
-        bytes=d.bytes,
-        counts={},
-        repository={},
-        findings=(),
-        files_digest="",
-        at=d.created_at,
-    )
-    outcomes = [FileOutcome(e.path, e.size, e.sha256, Outcome.VERIFIED) for e in parcel.manifest]
-    inbox.write_receipt(receipt, outcomes, b"k" * 32)
 
 
 def new_delivery(bare: BareFolder) -> Delivery:

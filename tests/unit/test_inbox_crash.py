@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 
 import lading.inbox
-from lading.delivery import Delivery, DeliveryId, FileOutcome, Labels, Outcome, Parcel, Receipt, Stage, new_delivery_id
+from lading.delivery import Delivery, DeliveryId, Labels, Outcome, Parcel, new_delivery_id
 from lading.errors import Corrupted, LadingError, Rejected, UnexpectedFault, Unreachable
 from lading.findings import error
 from lading.inbox import Inbox
 from lading.staging.slots import Slots
-from lading.testing.deliveries import FILES, fill, send, tree
+from lading.testing.deliveries import FILES, KEY, fill, prove, send, tree
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-KEY = b"k" * 32
 LABELS = Labels("P", "s1", "e1")
 OURS = Path(lading.inbox.__file__).parent
 STAGING = ("acceptance", "bare", "publishing", "receipts", "slots")
@@ -70,29 +69,6 @@ def only_slot(inbox: Inbox) -> DeliveryId:
     found = {p.name.removesuffix(".checking") for p in inbox.root.glob(".lading/*/*-*-*") if p.is_dir()}
     (only,) = found
     return DeliveryId(only)
-
-
-def receipt_of(parcel: Parcel) -> Receipt:
-    d = parcel.delivery
-    return Receipt(
-        delivery=d.id,
-        route=d.route,
-        labels=d.labels,
-        stage=Stage.VERIFIED,
-        digest=d.digest,
-        files=d.files,
-        bytes=d.bytes,
-        counts={},
-        repository={},
-        findings=(),
-        files_digest="",
-        at=d.created_at,
-    )
-
-
-def prove(inbox: Inbox, parcel: Parcel, outcome: Outcome = Outcome.VERIFIED) -> None:
-    outcomes = [FileOutcome(e.path, e.size, e.sha256, outcome) for e in parcel.manifest]
-    inbox.write_receipt(receipt_of(parcel), outcomes, KEY)
 
 
 def finish(inbox: Inbox) -> Parcel:

@@ -8,34 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from lading.delivery import Labels, Parcel, Receipt, Stage, new_delivery_id
+from lading.delivery import Labels, Parcel, Stage, new_delivery_id
 from lading.errors import AccessDenied, Corrupted, LadingError, Rejected
 from lading.inbox import Inbox, InboxLimits
 from lading.staging.slots import Slots
-from lading.testing.deliveries import FILES, fill, send, tree
+from lading.testing.deliveries import FILES, KEY, fill, receipt_of, send, slot_of, tree
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, pipes and devices of POSIX")
-
-LIMITS = InboxLimits(max_files=1000, max_list_bytes=1 << 20, max_bytes=1 << 30, keep_free_bytes=0)
-
-
-@pytest.fixture
-def inbox(tmp_path: Path) -> Inbox:
-    return Inbox.create(tmp_path / "inbox", limits=LIMITS)
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return fill(tmp_path / "source")
-
-
-@pytest.fixture
-def outside(tmp_path: Path) -> Path:
-    return fill(tmp_path / "outside", {"secret": b"keep out"})
-
-
-def slot_of(inbox: Inbox, delivery: str) -> Path:
-    return inbox.root / ".lading/incoming" / delivery
 
 
 def test_a_project_folder_that_is_a_link_is_not_followed(inbox: Inbox, source: Path, outside: Path) -> None:
@@ -119,7 +98,7 @@ def shared(tmp_path: Path) -> Inbox:
     for folder in (tmp_path, *tmp_path.parents):
         if folder.owner() == "root" and folder.name.startswith(("test_", "popen-", "pytest-")):
             folder.chmod(0o755)
-    inbox = Inbox.create(tmp_path / "inbox", limits=LIMITS)
+    inbox = Inbox.create(tmp_path / "inbox", limits=InboxLimits(keep_free_bytes=0))
     for folder in (inbox.root, *inbox.root.rglob("*")):
         mode = folder.stat().st_mode & 0o7777
         os.chown(folder, 0, SENDERS)
@@ -170,7 +149,7 @@ def test_senders_of_one_group_reach_their_own_slots_and_receipts_only(shared: In
 
     parcel = shared.publish(shared.accept(first))
     shared.accept(second)
-    shared.write_receipt(receipt_of(parcel), [], b"k" * 32)
+    shared.write_receipt(receipt_of(parcel, Stage.HELD), [], KEY)
 
     assert tree(parcel.root) == FILES
     for forbidden in (
@@ -184,11 +163,6 @@ def test_senders_of_one_group_reach_their_own_slots_and_receipts_only(shared: In
         assert as_sender(anna, forbidden) is PermissionError
     assert as_sender(anna, lambda: shared.read_receipt(first).delivery) is None  # type: ignore[union-attr]
     assert as_sender(54003, lambda: shared.accept(second)) is AccessDenied
-
-
-def receipt_of(parcel: Parcel) -> Receipt:
-    d = parcel.delivery
-    return Receipt(d.id, d.route, d.labels, Stage.HELD, d.digest, d.files, d.bytes, {}, {}, (), "", d.created_at)
 
 
 @pytest.fixture

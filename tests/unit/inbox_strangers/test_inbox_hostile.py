@@ -14,30 +14,9 @@ import pytest
 from lading.delivery import DeliveryId, Labels, new_delivery_id
 from lading.errors import Corrupted, Rejected
 from lading.inbox import Inbox, InboxLimits, read_seal
-from lading.testing.deliveries import FILES, fill, send, tree
+from lading.testing.deliveries import FILES, fill, send, slot_of, tree
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links, pipes and devices of POSIX")
-
-LIMITS = InboxLimits(max_files=1000, max_list_bytes=1 << 20, max_bytes=1 << 30, keep_free_bytes=0)
-
-
-@pytest.fixture
-def inbox(tmp_path: Path) -> Inbox:
-    return Inbox.create(tmp_path / "inbox", limits=LIMITS)
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return fill(tmp_path / "source")
-
-
-@pytest.fixture
-def outside(tmp_path: Path) -> Path:
-    return fill(tmp_path / "outside", {"secret": b"keep out"})
-
-
-def slot_of(inbox: Inbox, delivery: str) -> Path:
-    return inbox.root / ".lading/incoming" / delivery
 
 
 def refused(inbox: Inbox, delivery: DeliveryId) -> list[str]:
