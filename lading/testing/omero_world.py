@@ -28,7 +28,7 @@ from lading.testing.parcels import publish
 from omero_importer.client_paths import client_path
 from omero_importer.importer import OmeroImporter
 
-GROUP = "facility"
+GROUP, ARCHIVE = "facility", "archive"
 USERS = {name: f"{name}-{PASSWORD}" for name in ("root", "carol", "reader", "dave")}
 CHANGES = ("save", "delete", "import", "write", "truncate", "submit", "verifyUpload", "link", "chgrp", "create_")
 """How the names of operations begin that change something."""
@@ -39,6 +39,13 @@ def people(permissions: str = "rwr---") -> Accounts:
     """Carol imports, Dave and the reader are in her group; `permissions` are the group's."""
     users = {name: User(USERS[name], (GROUP,)) for name in ("carol", "reader", "dave")}
     return Accounts({"root": User(USERS["root"], ("system",)), **users}, {GROUP: permissions})
+
+
+def people_with_an_archive() -> Accounts:
+    """The same, and Carol is in the group ARCHIVE too."""
+    known = people()
+    carol = User(USERS["carol"], (GROUP, ARCHIVE))
+    return Accounts({**known.users, "carol": carol}, {**known.groups, ARCHIVE: "rwr---"})
 
 
 class OmeroWorld:
@@ -234,7 +241,7 @@ class OmeroWorld:
 
 
 @contextmanager
-def running_omero(root: Path, **options: object) -> Iterator[SandboxOmero]:
-    """A stand-in with the users of this module."""
-    with SandboxOmero(root, people=people(), java=False, **options) as sandbox:  # type: ignore[arg-type]  # its own options, passed on
+def running_omero(root: Path, accounts: Accounts | None = None, **options: object) -> Iterator[SandboxOmero]:
+    """A stand-in with the users of this module, or others."""
+    with SandboxOmero(root, people=accounts or people(), java=False, **options) as sandbox:  # type: ignore[arg-type]  # its own options, passed on
         yield sandbox

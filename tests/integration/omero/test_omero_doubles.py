@@ -13,24 +13,18 @@ from omero.rtypes import rlong, unwrap
 from lading.delivery import FileOutcome, Outcome, Parcel
 from lading.pipeline import Outcomes
 from lading.ports import ImportRecord
-from lading.sandbox.omero import Accounts, SandboxOmero, User
+from lading.sandbox.omero import SandboxOmero
 from lading.testing.importer_suite import all_verified, bring_home, by_path, carry_out
 from lading.testing.omero_import import Importing, delete
-from lading.testing.omero_world import GROUP, USERS, OmeroWorld, people
+from lading.testing.omero_world import ARCHIVE, GROUP, OmeroWorld, people_with_an_archive, running_omero
 from omero_importer.client_paths import client_path
 from omero_importer.importer import OmeroImporter
 from omero_importer.session_in_hand import KEY, SessionInHand
 
-ELSEWHERE = "archive"
-
 
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxOmero]:
-    known = people()
-    accounts = Accounts(
-        {**known.users, "carol": User(USERS["carol"], (GROUP, ELSEWHERE))}, {**known.groups, ELSEWHERE: "rwr---"}
-    )
-    with SandboxOmero(tmp_path_factory.mktemp("omero"), people=accounts, java=False) as running:
+    with running_omero(tmp_path_factory.mktemp("omero"), people_with_an_archive()) as running:
         yield running
 
 
@@ -175,7 +169,7 @@ def test_two_without_a_mark_are_both_taken_back_and_told(world: OmeroWorld) -> N
 
 def test_who_looks_in_person_takes_another_routes_copy_in_another_group_for_no_double(world: OmeroWorld) -> None:
     archived = world.parcel(images=1)
-    carry_out(world.importer(group=ELSEWHERE, create="all"), archived)
+    carry_out(world.importer(group=ARCHIVE, create="all"), archived)
     content = {one.path: (archived.root / one.path).read_bytes() for one in archived.manifest}
     again = world.parcel(images=0, files=content)
     parcel = replace(again, delivery=replace(again.delivery, route="other"))

@@ -14,20 +14,14 @@ from omero.callbacks import CmdCallbackI
 
 from lading.delivery import FileOutcome, Outcome, Parcel
 from lading.errors import Refused
-from lading.sandbox.omero import Accounts, SandboxOmero, User
+from lading.sandbox.omero import SandboxOmero
 from lading.testing.importer_suite import all_verified, bring_home, by_path, carry_out
-from lading.testing.omero_world import GROUP, USERS, OmeroWorld, people
-
-ELSEWHERE = "archive"
+from lading.testing.omero_world import ARCHIVE, GROUP, OmeroWorld, people_with_an_archive, running_omero
 
 
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxOmero]:
-    known = people()
-    accounts = Accounts(
-        {**known.users, "carol": User(USERS["carol"], (GROUP, ELSEWHERE))}, {**known.groups, ELSEWHERE: "rwr---"}
-    )
-    with SandboxOmero(tmp_path_factory.mktemp("omero"), people=accounts, java=False) as running:
+    with running_omero(tmp_path_factory.mktemp("omero"), people_with_an_archive()) as running:
         yield running
 
 
@@ -160,12 +154,12 @@ def test_an_attachment_was_taken_off_and_needs_no_copy_to_be_put_back(world: Ome
 def test_what_was_moved_to_another_group_is_not_imported_a_second_time(world: OmeroWorld, marked: bool) -> None:
     parcel = world.parcel(images=2)
     # As chgrp leaves it: Filesets with the same names in the other group, with or without what was linked to them.
-    carry_out(world.importer(group=ELSEWHERE, create="all"), parcel)
+    carry_out(world.importer(group=ARCHIVE, create="all"), parcel)
     before = filesets(world, parcel)
     if not marked:
         remove_mark(world, parcel)
 
-    with pytest.raises(Refused, match=rf"plain/000[12]\.tif is in OMERO, in group '{ELSEWHERE}' instead of '{GROUP}'"):
+    with pytest.raises(Refused, match=rf"plain/000[12]\.tif is in OMERO, in group '{ARCHIVE}' instead of '{GROUP}'"):
         carry_out(world.importer(), parcel)
 
     assert filesets(world, parcel) == before
@@ -173,7 +167,7 @@ def test_what_was_moved_to_another_group_is_not_imported_a_second_time(world: Om
 
 def test_the_same_session_may_go_to_two_groups_by_two_routes(world: OmeroWorld) -> None:
     parcel = world.parcel(images=1)
-    carry_out(world.importer(group=ELSEWHERE, create="all"), parcel)
+    carry_out(world.importer(group=ARCHIVE, create="all"), parcel)
     content = {one.path: (parcel.root / one.path).read_bytes() for one in parcel.manifest}
     again = world.parcel(images=0, files=content)
     other_route = replace(again, delivery=replace(again.delivery, route="archive"))
