@@ -1,6 +1,5 @@
 """The slot's folder is made while the rsync of the files starts; alone where only one call at a time is let in."""
 
-import fcntl
 import os
 import shutil
 import time
@@ -18,6 +17,7 @@ from lading.testing.servers import missing_for_sshd, sshd
 from transport.rsync import RsyncTransport
 from transport.rsync_run import Rsync
 
+fcntl = pytest.importorskip("fcntl", reason="rrsync locks as POSIX does")
 pytestmark = [
     pytest.mark.skipif(bool(missing_for_sshd()), reason=missing_for_sshd()),
     pytest.mark.skipif(not shutil.which("rrsync"), reason="rsync and rrsync are not installed (Debian: rsync)"),
